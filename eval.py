@@ -1,0 +1,71 @@
+"""Evaluate a checkpoint on the test or validation split:  python eval.py runs/multi_head"""
+
+from pathlib import Path
+from typing import Any
+
+from vit.cli import door, say
+from vit.config import EvalConfig
+
+
+def main(config: EvalConfig) -> dict[str, Any]:
+    # PyTorch is imported only once the settings are known to be good.
+    from vit import checkpoint, compute, data
+    from vit.config import DataConfig, UsageError, WandbConfig
+    from vit.device import autocast, pick_device
+    from vit.evaluation import evaluate
+    from vit.tracking import WandbRun, evaluation_media
+
+    device = pick_device(config.device)
+    folder = checkpoint.find(config.checkpoint)
+    model = checkpoint.load(folder, device)
+    training = checkpoint.describe(folder)["training"]
+    if config.split == "val" and not training["data.val_images"]:
+        raise UsageError(f"split: {folder} was trained on all images, so it has no validation split")
+    (train_images, train_labels), (images, labels) = data.load(config.data.root)
+    if config.split == "val":
+        _, val = data.split_indices(train_labels, DataConfig(val_images=training["data.val_images"]))
+        images, labels = train_images[val], train_labels[val]
+
+    precision = autocast(training["train.precision"], device)
+    result = evaluate(model, images, labels, config.batch_size, precision)
+
+    row = {
+        f"{config.split}/acc": result.acc,
+        f"{config.split}/acc_top5": result.acc_top5,
+        f"{config.split}/loss": result.loss,
+        f"{config.split}/ece": result.ece,
+        f"{config.split}/images_per_second": result.images_per_second,
+        "model/params": compute.count_params(model.config),
+        "model/forward_flops": compute.forward_flops(model.config),
+        "model/forward_macs": compute.forward_macs(model.config),
+    }
+    say(f"accuracy {result.acc:.2%}, top-5 {result.acc_top5:.2%}, loss {result.loss:.4f}, ECE {result.ece:.2%}\n")
+    say(f"{'true class':12}accuracy   predicted as " + " ".join(f"{name[:5]:>5}" for name in model.labels))
+    for name, accuracy, counts in zip(model.labels, result.per_class_acc, result.confusion, strict=True):
+        say(f"{name:12}{accuracy:8.2%}                " + " ".join(f"{count:5}" for count in counts))
+
+    run = WandbRun(
+        folder.parent if (folder.parent / "config.yaml").exists() else Path(),
+        WandbConfig(
+            mode=config.wandb.mode,
+            project=config.wandb.project or training["wandb.project"],
+            entity=config.wandb.entity or training["wandb.entity"],
+        ),
+        name=f"eval {training['name']} {config.split}",
+        job_type="eval",
+        settings=training | {"checkpoint": str(folder), "split": config.split},
+    )
+    run.log(row, lambda: evaluation_media(result, images, labels, model.labels, config.split))
+    run.finish()
+    return {
+        "checkpoint": str(folder),
+        "split": config.split,
+        "images": len(labels),
+        **row,
+        "per_class_acc": dict(zip(model.labels, result.per_class_acc, strict=True)),
+        "confusion": result.confusion,
+    }
+
+
+if __name__ == "__main__":
+    door(main, EvalConfig)

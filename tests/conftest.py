@@ -1,0 +1,60 @@
+"""What tests share: the real CIFAR-10, and settings small enough to train in seconds."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vit import data
+from vit.config import AugmentConfig, Config, DataConfig, OptimConfig, TrainConfig, ViTConfig, WandbConfig
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder with CIFAR-10, downloaded if need be: the one that `make train` uses."""
+    data.load(ROOT / "data")
+    return ROOT / "data"
+
+
+@pytest.fixture(scope="session")
+def cifar(data_root: Path) -> tuple[data.Split, data.Split]:
+    return data.load(data_root)
+
+
+@pytest.fixture(autouse=True)
+def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test finds the developer's W&B account, or leaves anything behind in the repository."""
+    for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTITY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "home" / ".netrc"))
+
+
+@pytest.fixture
+def small(tmp_path: Path, data_root: Path) -> Callable[..., Config]:
+    """Settings of a run of 2 epochs of 6 steps, with everything random switched on; groups can be overridden."""
+
+    def make(**groups: Any) -> Config:
+        defaults: dict[str, Any] = {
+            "name": "run",
+            "runs_dir": str(tmp_path / "runs"),
+            "device": "cpu",
+            "model": ViTConfig(dim=16, depth=2, heads=2, patch_size=8, drop_path=0.2),
+            "data": DataConfig(root=str(data_root), train_images=120, val_images=50),
+            "augment": AugmentConfig(cutout=8, erasing=0.3, mixup=0.4, cutmix=1.0, policy="trivialaugment"),
+            "optim": OptimConfig(ema=0.9),
+            "train": TrainConfig(epochs=2, batch_size=20, log_every=4),
+            "wandb": WandbConfig(mode="disabled"),
+        }
+        return Config(**(defaults | groups))
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)

@@ -1,0 +1,25 @@
+"""A Vision Transformer for CIFAR-10 whose attention has one head or many.
+
+    import vit
+    model = vit.load("runs/multi_head")
+    logits = model(model.preprocess(image))
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vit.checkpoint import load
+    from vit.config import ViTConfig
+    from vit.model import VisionTransformer
+
+__all__ = ["ViTConfig", "VisionTransformer", "load"]
+
+_HOME = {"load": "vit.checkpoint", "ViTConfig": "vit.config", "VisionTransformer": "vit.model"}
+
+
+def __getattr__(name: str) -> Any:
+    # PyTorch takes seconds to import; `--help` and wrong settings should not wait for it.
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'vit' has no attribute {name!r}")

@@ -1,0 +1,116 @@
+"""The command line of the doors: settings from a YAML file and dotted overrides, results as JSON, errors as one line."""
+
+import difflib
+import errno
+import json
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from vit.config import UsageError
+
+Settings = TypeVar("Settings")
+
+
+class Interrupted(Exception):
+    """Stopped by a signal with everything saved; `code` is the exit code that shells expect of it."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def door(main: Callable[[Settings], dict[str, Any]], settings: type[Settings]) -> None:
+    """Run `main` on the settings of this command line, print what it returns as one JSON line and exit.
+
+    Exit codes: 0 done, 2 the user can put it right, 1 the disk is full, 128 + signal interrupted and saved.
+    """
+    try:
+        print(json.dumps(main(parse(settings, sys.argv[1:]))))
+    except UsageError as error:
+        fail(str(error), 2)
+    except Interrupted as stop:
+        fail(str(stop), stop.code)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        fail(f"the disk is full{f', writing {error.filename}' if error.filename else ''}; nothing saved was damaged", 1)
+
+
+def fail(message: str, code: int) -> None:
+    print(f"{Path(sys.argv[0]).name}: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def parse(settings: type[Settings], arguments: list[str]) -> Settings:
+    """Build `settings` from its defaults, then `--config FILE`, then `--dotted.key=value`, each over the one before.
+
+    A field without a default is a positional argument. `--key` alone means `--key=true` for a boolean.
+
+    Raises:
+        UsageError: an unknown key, a wrong type or an impossible value; the text names it.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    types = dotted_types(settings)
+    parser = ArgumentParser(exit_on_error=False, description=(settings.__doc__ or "").split("\n")[0])
+    parser.add_argument("--config", action="config", help="YAML file of settings")
+    required = [field.name for field in fields(settings) if "checkpoint" == field.name]  # type: ignore[arg-type]
+    for name in required:
+        parser.add_argument(name, type=str)
+    parser.add_class_arguments(settings, skip=set(required))
+    bare = {f"--{key}" for key, kind in types.items() if kind is bool}
+    arguments = [f"{argument}=true" if argument in bare else argument for argument in arguments]
+    try:
+        namespace = parser.parse_args(arguments)
+        values = parser.instantiate(namespace).as_dict()
+    except ArgumentError as error:
+        raise UsageError(explain(str(error), types)) from None
+    return settings(**{field.name: values[field.name] for field in fields(settings)})  # type: ignore[arg-type]
+
+
+def dotted_types(settings: type) -> dict[str, Any]:
+    """Every setting by its dotted key, with its type."""
+    types: dict[str, Any] = {}
+    for key, kind in get_type_hints(settings).items():
+        if is_dataclass(kind):
+            types |= {f"{key}.{inner}": inner_kind for inner, inner_kind in dotted_types(kind).items()}  # type: ignore[arg-type]
+        else:
+            types[key] = kind
+    return types
+
+
+def explain(message: str, types: dict[str, Any]) -> str:
+    """jsonargparse's message as one line that names the key and what was expected."""
+    if found := re.search(r"unrecognized arguments: (?:--)?([^\s=]+)", message):
+        return unknown(found[1], types)
+    if found := re.search(r"Group '(.+)' does not accept option '(.+)'", message):
+        return unknown(f"{found[1]}.{found[2]}", types)
+    if found := re.search(r"[Oo]ption '(.+)' is not accepted", message):
+        return unknown(found[1], types)
+    if (found := re.search(r'Parser key "(.+?)"', message)) and found[1] in types:
+        value = re.search(r"(?:Given value|Got value): (.*)", message.splitlines()[-1])
+        kind = str(types[found[1]]) if hasattr(types[found[1]], "__args__") else types[found[1]].__name__
+        return f"{found[1]}: expected {kind.replace('typing.', '')}, got {value[1] if value else 'something else'}"
+    return message
+
+
+def unknown(key: str, types: dict[str, Any]) -> str:
+    close = difflib.get_close_matches(key, types, n=1)
+    return f"{key}: no such setting{f'; did you mean {close[0]}?' if close else ' (--help lists them)'}"
+
+
+def say(line: str) -> None:
+    """Tell the person at the terminal; stdout is kept for the result."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def python_command() -> str:
+    """How the user starts this Python: its path from here if it lies below, else `python`."""
+    # Not resolved: a virtual environment's python is a link out of it.
+    executable = Path(sys.executable)
+    here = Path.cwd()
+    return str(executable.relative_to(here)) if executable.is_relative_to(here) else "python"

@@ -1,0 +1,116 @@
+"""What a model costs: parameters and FLOPs in closed form, and what the device delivers, measured.
+
+FLOPs are those of the matrix products, a multiply-accumulate counting as 2 (so FLOPs = 2 * MACs); norms, softmax,
+activations and the optimizer are left out, as usual. Head count does not appear where head_dim = dim / heads.
+N tokens, D width, K head_dim, H heads, L blocks, P patch side, C channels.
+"""
+
+import importlib.util
+import resource
+import sys
+import time
+
+import torch
+
+from vit.config import ViTConfig
+
+
+def count_params(config: ViTConfig) -> int:
+    """Trainable parameters, in closed form."""
+    D, hidden = config.dim, config.mlp_dim
+    total = config.patch_size**2 * config.channels * D + D  # patch_embed.proj
+    total += config.tokens * D * (config.pos_embed == "learned") + D * (config.pool == "cls")
+    for inner in inner_widths(config):
+        total += D * 3 * inner + 3 * inner + inner * D + D  # attn.qkv, attn.proj
+        total += D * hidden + hidden + hidden * D + D  # mlp
+        total += 4 * D + config.qk_norm  # norm1, norm2, attn.scale
+    return total + 2 * D + D * config.classes + config.classes  # norm, head
+
+
+def forward_macs(config: ViTConfig) -> int:
+    """Multiply-accumulates of one image's forward pass, in closed form."""
+    N, D = config.tokens, config.dim
+    total = patch_macs(config) + D * config.classes
+    for inner in inner_widths(config):
+        total += N * (4 * inner * D + 2 * D * config.mlp_dim)  # qkv and proj, MLP
+        total += 2 * N * N * inner  # Q K^T and its product with V, all heads together
+    return total
+
+
+def forward_flops(config: ViTConfig) -> int:
+    """FLOPs of one image's forward pass: 2 * MACs."""
+    return 2 * forward_macs(config)
+
+
+def train_flops(config: ViTConfig) -> int:
+    """FLOPs of one image's forward and backward pass.
+
+    Every product costs twice its forward FLOPs in the backward pass, except that nothing needs the gradient of the
+    pixels: 3 * forward less one patch embedding.
+    """
+    return 3 * forward_flops(config) - 2 * patch_macs(config)
+
+
+def patch_macs(config: ViTConfig) -> int:
+    return config.patches * config.patch_size**2 * config.channels * config.dim
+
+
+def inner_widths(config: ViTConfig) -> list[int]:
+    """H * K of each block."""
+    return [heads * (config.head_dim or config.dim // heads) for heads in config.block_heads]
+
+
+def attention_backend(config: ViTConfig, batch: int, device: torch.device, dtype: torch.dtype) -> str:
+    """The kernel that PyTorch picks for each block's attention in training, e.g. "flash".
+
+    It chooses silently by head_dim, dtype and device, so that two head counts can run on different kernels.
+
+    Returns:
+        One name if all blocks agree, otherwise the L names joined by commas.
+    """
+    names = []
+    for heads, inner in zip(config.block_heads, inner_widths(config), strict=True):
+        shape = (batch, heads, config.tokens, inner // heads)
+        q, k, v = torch.empty(3, *shape, device=device, dtype=dtype, requires_grad=True)
+        choice = torch._fused_sdp_choice(q, k, v)
+        names.append(torch.nn.attention.SDPBackend(choice).name.removesuffix("_ATTENTION").lower())
+    return names[0] if len(set(names)) == 1 else ",".join(names)
+
+
+def gemm_flops_per_second(device: torch.device, dtype: torch.dtype) -> float:
+    """The rate of a large matrix product here and now: the ceiling that `compute/mfu` is a fraction of."""
+    side = 8192 if device.type == "cuda" else 1536
+    a, b = torch.randn(2, side, side, device=device, dtype=dtype)
+    best = float("inf")
+    for _ in range(5):
+        synchronize(device)
+        start = time.perf_counter()
+        a @ b
+        synchronize(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * side**3 / best
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what was asked of it."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Largest memory so far: allocated by PyTorch on a GPU, of the whole process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    kibibytes_or_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kibibytes_or_bytes * (1 if sys.platform == "darwin" else 1024)
+
+
+def energy_joules(device: torch.device) -> float | None:
+    """What the GPU's energy counter reads (NVML), or None on other devices or without the package nvidia-ml-py."""
+    if device.type != "cuda" or importlib.util.find_spec("pynvml") is None:
+        return None
+    import pynvml
+
+    pynvml.nvmlInit()
+    handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+    return pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000

@@ -1,0 +1,314 @@
+"""Typed settings and what each may be. The only home of defaults; a value that cannot work is refused here."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+
+class UsageError(Exception):
+    """Something the user can put right; its text is the one line shown before exit code 2."""
+
+
+def check(condition: bool, key: str, expected: str, got: object) -> None:
+    """Raise `UsageError` naming the setting unless `condition` holds."""
+    if not condition:
+        raise UsageError(f"{key}: expected {expected}, got {got!r}")
+
+
+@dataclass
+class ViTConfig:
+    """The model. `heads` is the switch: 1 is one-head self-attention, more is multi-head, a list is one per block.
+
+    Args:
+        image_size: side of the square input in pixels.
+        patch_size: side of a patch in pixels; it must divide image_size.
+        channels: colour channels of the input.
+        classes: number of logits.
+        dim: width D of a token.
+        depth: number of blocks L.
+        heads: attention heads, for all blocks or as a list of one number per block.
+        head_dim: width K of a head; null means dim / heads, so that every head count costs the same.
+        qk_norm: cosine attention with a learned scale in place of 1 / sqrt(head_dim) (Henry et al. 2020).
+        mlp_ratio: hidden width of the MLP as a multiple of dim.
+        pool: average the tokens (mean) or read a class token (cls).
+        pos_embed: position embedding, learned or fixed 2-D sine-cosine.
+        drop_path: probability of skipping a residual branch in the last block, rising linearly from 0 in the first.
+    """
+
+    image_size: int = 32
+    patch_size: int = 4
+    channels: int = 3
+    classes: int = 10
+    dim: int = 128
+    depth: int = 4
+    heads: int | list[int] = 4
+    head_dim: int | None = None
+    qk_norm: bool = False
+    mlp_ratio: float = 4.0
+    pool: Literal["mean", "cls"] = "mean"
+    pos_embed: Literal["learned", "sincos"] = "learned"
+    drop_path: float = 0.0
+
+    def __post_init__(self) -> None:
+        for key in ("image_size", "patch_size", "channels", "classes", "dim", "depth"):
+            check(getattr(self, key) > 0, f"model.{key}", "a number above 0", getattr(self, key))
+        divides = self.image_size % self.patch_size == 0
+        check(divides, "model.patch_size", f"a divisor of image_size {self.image_size}", self.patch_size)
+        if isinstance(self.heads, list):
+            check(len(self.heads) == self.depth, "model.heads", f"one number for each of {self.depth} blocks", self.heads)
+        for heads in self.block_heads:
+            check(heads > 0, "model.heads", "a number above 0", self.heads)
+            fits = self.head_dim is not None or self.dim % heads == 0
+            check(fits, "model.heads", f"a divisor of dim {self.dim} (or set head_dim)", self.heads)
+        check(self.head_dim is None or self.head_dim > 0, "model.head_dim", "a number above 0 or null", self.head_dim)
+        check(self.mlp_dim > 0, "model.mlp_ratio", "a ratio with mlp_ratio * dim at least 1", self.mlp_ratio)
+        sincos_fits = self.pos_embed != "sincos" or self.dim % 4 == 0
+        check(sincos_fits, "model.dim", "a multiple of 4 for sincos positions", self.dim)
+        check(0 <= self.drop_path < 1, "model.drop_path", "a probability in [0, 1)", self.drop_path)
+
+    @property
+    def block_heads(self) -> list[int]:
+        """Heads of each block, length L."""
+        return self.heads if isinstance(self.heads, list) else [self.heads] * self.depth
+
+    @property
+    def patches(self) -> int:
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def tokens(self) -> int:
+        """Sequence length N: the patches, and the class token if there is one."""
+        return self.patches + (self.pool == "cls")
+
+    @property
+    def mlp_dim(self) -> int:
+        return int(self.dim * self.mlp_ratio)
+
+
+@dataclass
+class DataConfig:
+    """CIFAR-10 and its splits.
+
+    Args:
+        root: folder that holds, or will hold, the data set.
+        train_images: train on a stratified part of this size (a multiple of 10); null means all that are not validation.
+        val_images: size of the fixed stratified validation split (a multiple of 10); 0 trains on all 50000.
+    """
+
+    root: str = "data"
+    train_images: int | None = None
+    val_images: int = 5000
+
+    def __post_init__(self) -> None:
+        val, train = self.val_images, self.train_images
+        check(0 <= val < 50000 and val % 10 == 0, "data.val_images", "a multiple of 10 from 0 to 49990", val)
+        if train is not None:
+            rest = 50000 - val
+            fits = 0 < train <= rest and train % 10 == 0
+            check(fits, "data.train_images", f"a multiple of 10 up to the {rest} not kept for validation", train)
+
+
+@dataclass
+class AugmentConfig:
+    """Augmentation of training images, drawn anew for every image. 0, false or none switches a step off.
+
+    Args:
+        flip: mirror left-right with probability 1/2.
+        crop: shift by up to this many pixels each way (zero-padded random crop).
+        policy: one random operation (trivialaugment) or two of medium strength (randaugment) per image.
+        cutout: side in pixels of the blanked square (DeVries & Taylor 2017).
+        erasing: probability of blanking a random rectangle (Zhong et al. 2017).
+        mixup: alpha of the Beta distribution that blends two images (Zhang et al. 2017).
+        cutmix: alpha of the Beta distribution that pastes one image into another (Yun et al. 2019);
+            with mixup on too, each image gets one of the two at random.
+    """
+
+    flip: bool = True
+    crop: int = 2
+    policy: Literal["none", "randaugment", "trivialaugment"] = "none"
+    cutout: int = 0
+    erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+    def __post_init__(self) -> None:
+        for key in ("crop", "cutout", "mixup", "cutmix"):
+            check(getattr(self, key) >= 0, f"augment.{key}", "0 or more", getattr(self, key))
+        check(0 <= self.erasing <= 1, "augment.erasing", "a probability in [0, 1]", self.erasing)
+
+
+@dataclass
+class OptimConfig:
+    """Optimizer and schedule.
+
+    Args:
+        name: muon trains the blocks' matrices with Muon and the rest with AdamW; adamw trains everything.
+        lr: peak learning rate of the optimizer named above.
+        weight_decay: its decoupled weight decay (on matrices only).
+        rest_lr: with muon, the peak learning rate of AdamW on embeddings, norms, biases and the classifier.
+        warmup: part of all steps over which the learning rate rises from 0.
+        schedule: how it falls to 0 afterwards.
+        clip_norm: largest gradient norm; 0 switches clipping off.
+        ema: decay of the exponential moving average of the weights; 0 switches it off. When on, it is what is evaluated.
+    """
+
+    name: Literal["muon", "adamw"] = "muon"
+    lr: float = 0.02
+    weight_decay: float = 0.01
+    rest_lr: float = 0.003
+    warmup: float = 0.1
+    schedule: Literal["cosine", "linear"] = "linear"
+    clip_norm: float = 1.0
+    ema: float = 0.0
+
+    def __post_init__(self) -> None:
+        for key in ("lr", "rest_lr"):
+            check(getattr(self, key) > 0, f"optim.{key}", "a number above 0", getattr(self, key))
+        for key in ("weight_decay", "clip_norm"):
+            check(getattr(self, key) >= 0, f"optim.{key}", "0 or more", getattr(self, key))
+        for key in ("warmup", "ema"):
+            check(0 <= getattr(self, key) < 1, f"optim.{key}", "a number in [0, 1)", getattr(self, key))
+
+
+@dataclass
+class TrainConfig:
+    """The loop.
+
+    Args:
+        epochs: passes over the training images.
+        batch_size: images per optimizer step; the last incomplete batch of an epoch is left out.
+        accumulate: split each batch into this many equal parts to save memory; the step is the same.
+        label_smoothing: probability mass spread over all classes.
+        precision: auto is bfloat16 autocast on a GPU and float32 on a CPU.
+        compile: torch.compile the model.
+        log_every: steps between two logged rows.
+        eval_every: epochs between two evaluations on the validation split; resumable state is saved then too.
+        eval_batch_size: images per forward pass in evaluation.
+    """
+
+    epochs: int = 10
+    batch_size: int = 250
+    accumulate: int = 1
+    label_smoothing: float = 0.1
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: bool = False
+    log_every: int = 10
+    eval_every: int = 1
+    eval_batch_size: int = 500
+
+    def __post_init__(self) -> None:
+        for key in ("epochs", "batch_size", "accumulate", "log_every", "eval_every", "eval_batch_size"):
+            check(getattr(self, key) > 0, f"train.{key}", "a number above 0", getattr(self, key))
+        divides = self.batch_size % self.accumulate == 0
+        check(divides, "train.accumulate", f"a divisor of batch_size {self.batch_size}", self.accumulate)
+        check(0 <= self.label_smoothing < 1, "train.label_smoothing", "a number in [0, 1)", self.label_smoothing)
+
+
+@dataclass
+class WandbConfig:
+    """Weights & Biases.
+
+    Args:
+        mode: auto is online if an API key is found and offline otherwise.
+        project: project that the run belongs to.
+        entity: team or user; null is the account's default.
+    """
+
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    project: str = "vit-cifar10"
+    entity: str | None = None
+
+
+@dataclass
+class Config:
+    """Train one Vision Transformer on CIFAR-10.
+
+    Args:
+        name: run name, the folder under runs_dir; null makes one from the date and time.
+        seed: seed of the initial weights, the order of the images and the augmentation.
+        device: auto, cpu, cuda, cuda:1, mps.
+        runs_dir: folder that holds the run folders.
+        resume: continue the run of this name where it stopped (or start it if there is none).
+    """
+
+    name: str | None = None
+    seed: int = 0
+    device: str = "auto"
+    runs_dir: str = "runs"
+    resume: bool = False
+    model: ViTConfig = field(default_factory=ViTConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+
+    def __post_init__(self) -> None:
+        if self.name is not None:
+            plain = self.name not in ("", ".", "..") and not set(self.name) & set("/\\\0")
+            check(plain, "name", "a folder name", self.name)
+        check(self.seed >= 0, "seed", "0 or more", self.seed)
+        # CIFAR-10 fixes these; other data would need its own data.py.
+        for key, value in (("image_size", 32), ("channels", 3), ("classes", 10)):
+            check(getattr(self.model, key) == value, f"model.{key}", f"{value}, as in CIFAR-10", getattr(self.model, key))
+        size = self.data.train_images or 50000 - self.data.val_images
+        fits = self.train.batch_size <= size
+        check(fits, "train.batch_size", f"at most the {size} training images", self.train.batch_size)
+
+
+@dataclass
+class EvalDataConfig:
+    """Where CIFAR-10 is.
+
+    Args:
+        root: folder that holds, or will hold, the data set.
+    """
+
+    root: str = "data"
+
+
+@dataclass
+class EvalWandbConfig:
+    """Weights & Biases.
+
+    Args:
+        mode: auto is online if an API key is found and offline otherwise.
+        project: project to log to; null is the one the model was trained in.
+        entity: team or user; null is the one the model was trained by.
+    """
+
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    project: str | None = None
+    entity: str | None = None
+
+
+@dataclass
+class EvalConfig:
+    """Evaluate a checkpoint on CIFAR-10.
+
+    Args:
+        checkpoint: run folder (its best weights) or checkpoint folder.
+        split: the test split, or the validation split of the training.
+        device: auto, cpu, cuda, cuda:1, mps.
+        batch_size: images per forward pass.
+    """
+
+    checkpoint: str
+    split: Literal["test", "val"] = "test"
+    device: str = "auto"
+    batch_size: int = 500
+    data: EvalDataConfig = field(default_factory=EvalDataConfig)
+    wandb: EvalWandbConfig = field(default_factory=EvalWandbConfig)
+
+    def __post_init__(self) -> None:
+        check(self.batch_size > 0, "batch_size", "a number above 0", self.batch_size)
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """Settings as one flat dict with dotted keys (`model.heads`), the form W&B sweeps write."""
+    flat: dict[str, Any] = {}
+    for key, value in asdict(config).items():
+        if isinstance(value, dict):
+            flat |= {f"{key}.{inner}": item for inner, item in value.items()}
+        else:
+            flat[key] = value
+    return flat

@@ -1,0 +1,136 @@
+"""CIFAR-10 as uint8 tensors: one cached file that is memory-mapped, and its fixed splits. Where it comes from: download.py.
+
+The file `cifar10.bin` holds 60000 rows, the 50000 training images first, each a label byte and 3 * 32 * 32 pixel bytes:
+the rows of the data set's own "binary version" (Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html).
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from vit.config import DataConfig, UsageError
+
+LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+MEAN = (0.4914, 0.4822, 0.4465)
+STD = (0.2470, 0.2435, 0.2616)
+TRAIN, TEST = 50000, 10000
+PIXELS = 3 * 32 * 32
+FILE = "cifar10.bin"
+# SHA-256 of (rows[:TRAIN] pixels, rows[:TRAIN] labels, rows[TRAIN:] pixels, rows[TRAIN:] labels).
+SHA256 = (
+    "9d5c2eddadb0deff02c14c350c0385aab7b1d5ff1edfeb4997c8dc8644960111",
+    "2b7cd2f24487317614016b72ffd53071c3062f592f0eb300c18a770d41ae1253",
+    "177777c33ba79825320efa646ad04a94bdc3c80e4ebe3bd21724f8cdfd4b9d56",
+    "cec8a24a1e92aa2ecaa0bbd3dbfa86bf6cd8759fbd209a832824c8cf0afca9d5",
+)
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+Split = tuple[Tensor, Tensor]
+
+
+def load(root: str | Path) -> tuple[Split, Split]:
+    """The official training and test sets, downloaded into `root` if they are not there.
+
+    Returns:
+        (train images, train labels), (test images, test labels): images uint8 (50000 or 10000, 3, 32, 32), labels
+        int64 (50000 or 10000,). The images are views of the memory-mapped file and must not be written to.
+
+    Raises:
+        UsageError: there is no source, a folder is not writable, or the content is not CIFAR-10.
+    """
+    path = Path(root) / FILE
+    if not path.exists():
+        from vit.download import prepare  # network and archive code, needed once per machine
+
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(path.with_suffix(".lock"))
+            with lock:  # of several processes one prepares, the others wait
+                if not path.exists():
+                    prepare(path)
+        except PermissionError as error:
+            raise UsageError(f"data.root {root}: cannot write there ({error.strerror})") from None
+    rows = read_rows(path)
+    images = rows[:, 1:].unflatten(1, (3, 32, 32))
+    labels = rows[:, 0].long()
+    return (images[:TRAIN], labels[:TRAIN]), (images[TRAIN:], labels[TRAIN:])
+
+
+def read_rows(path: Path) -> Tensor:
+    """Memory-map a cached file as uint8 (60000, 1 + 3 * 32 * 32), checked to be CIFAR-10; one that is not is deleted."""
+    size = (TRAIN + TEST) * (1 + PIXELS)
+    if path.stat().st_size == size:
+        rows = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).view(-1, 1 + PIXELS)
+        if digests(rows) == SHA256:
+            return rows
+    path.unlink()
+    raise UsageError(f"{path}: not CIFAR-10 (its SHA-256 differs), so it was deleted; run again to fetch it anew")
+
+
+def digests(rows: Tensor) -> tuple[str, ...]:
+    """SHA-256 of the pixels and of the labels of both halves, in the order of `SHA256`."""
+    parts = (rows[:TRAIN, 1:], rows[:TRAIN, 0], rows[TRAIN:, 1:], rows[TRAIN:, 0])
+    return tuple(hashlib.sha256(part.numpy().tobytes()).hexdigest() for part in parts)
+
+
+def split_indices(labels: Tensor, config: DataConfig) -> tuple[Tensor, Tensor]:
+    """Indices of the training and the validation images among the official training set.
+
+    Validation is the last val_images / 10 of every class in the data set's own order, whatever the seed; training is
+    the first train_images / 10 of what is left of every class, or all of it.
+
+    Args:
+        labels: (50000,) classes of the official training set.
+
+    Returns:
+        Two int64 vectors in ascending order, disjoint.
+    """
+    train, val = [], []
+    for label in range(len(LABELS)):
+        members = (labels == label).nonzero().flatten()
+        cut = len(members) - config.val_images // 10
+        kept = cut if config.train_images is None else config.train_images // 10
+        train.append(members[:kept])
+        val.append(members[cut:])
+    return torch.cat(train).sort().values, torch.cat(val).sort().values
+
+
+def normalise(images: Tensor, mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD) -> Tensor:
+    """uint8 (..., 3, H, W) to float32 with mean 0 and standard deviation 1 per channel over the training set."""
+    shift = torch.tensor(mean, device=images.device).view(3, 1, 1)
+    scale = torch.tensor(std, device=images.device).view(3, 1, 1)
+    return (images.float() / 255 - shift) / scale
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Pictures to model input: RGB, resized to size x size if need be, normalised."""
+
+    size: int
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
+
+    def __call__(self, image: "PIL.Image.Image | numpy.ndarray | Tensor") -> Tensor:
+        """A PIL image, a uint8 array (H, W, 3) or a uint8 tensor (3, H, W) or (B, 3, H, W) to float32 (B, 3, size, size).
+
+        Raises:
+            ValueError: an array or tensor of another type or shape.
+        """
+        if not isinstance(image, Tensor):
+            pixels = torch.from_numpy(numpy.array(image.convert("RGB") if hasattr(image, "convert") else image))
+            image = pixels.permute(2, 0, 1) if pixels.ndim == 3 else pixels
+        if image.dtype != torch.uint8 or image.ndim not in (3, 4) or image.shape[-3] != 3:
+            raise ValueError(f"expected uint8 (3, H, W) or (B, 3, H, W), got {image.dtype} {tuple(image.shape)}")
+        image = image if image.ndim == 4 else image[None]
+        if image.shape[-2:] != (self.size, self.size):
+            size = (self.size, self.size)
+            image = torch.nn.functional.interpolate(image, size, mode="bicubic", antialias=True)
+        return normalise(image, self.mean, self.std)

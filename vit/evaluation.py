@@ -1,0 +1,83 @@
+"""How good a model is on a split: accuracy, loss, calibration, per class."""
+
+import time
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vit.compute import synchronize
+from vit.data import normalise
+
+
+@dataclass
+class Evaluation:
+    """Fractions and means over a split of n images; `probabilities` is (n, classes) on the CPU."""
+
+    acc: float
+    acc_top5: float
+    loss: float
+    ece: float
+    per_class_acc: list[float]
+    confusion: list[list[int]]
+    images_per_second: float
+    probabilities: Tensor
+
+    def row(self, split: str) -> dict[str, float]:
+        """The logged metrics, named after the split."""
+        row = {f"{split}/loss": self.loss, f"{split}/acc": self.acc}
+        return row | ({f"{split}/ece": self.ece} if split == "test" else {})
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, images: Tensor, labels: Tensor, batch_size: int, autocast: AbstractContextManager
+) -> Evaluation:
+    """Classify a split in eval mode, batch by batch, and put the model back as it was.
+
+    Args:
+        images: uint8 (n, 3, H, W), on any device.
+        labels: int64 (n,).
+        autocast: context that sets the precision of the forward pass.
+    """
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    synchronize(device)
+    start = time.perf_counter()
+    with autocast:
+        logits = torch.cat([model(normalise(batch.to(device))).float() for batch in images.split(batch_size)])
+    synchronize(device)
+    seconds = time.perf_counter() - start
+    model.train(was_training)
+    metrics = measure(logits.cpu(), labels.cpu())
+    return Evaluation(images_per_second=len(images) / seconds, **metrics)
+
+
+def measure(logits: Tensor, labels: Tensor, bins: int = 15) -> dict[str, Any]:
+    """Metrics of logits (n, classes) against labels (n,).
+
+    `ece` is the expected calibration error (Guo et al. 2017, arXiv 1706.04599): the gap between mean confidence and
+    accuracy in each of 15 equal bins of confidence, weighted by the images in the bin.
+    """
+    n, classes = logits.shape
+    probabilities = logits.double().softmax(dim=1)
+    confidence, predicted = probabilities.max(dim=1)
+    correct = (predicted == labels).double()
+    bin_of = (confidence * bins).ceil().long().clamp(1, bins) - 1
+    gaps = torch.zeros(bins, dtype=torch.double).index_add_(0, bin_of, confidence - correct)
+    confusion = torch.bincount(labels * classes + predicted, minlength=classes**2).view(classes, classes)
+    per_class = confusion.diag() / confusion.sum(dim=1).clamp(min=1)
+    top5 = logits.topk(min(5, classes), dim=1).indices
+    return {
+        "acc": correct.mean().item(),
+        "acc_top5": (top5 == labels[:, None]).any(dim=1).double().mean().item(),
+        "loss": F.cross_entropy(logits.double(), labels).item(),
+        "ece": gaps.abs().sum().item() / n,
+        "per_class_acc": per_class.tolist(),
+        "confusion": confusion.tolist(),  # rows: true class, columns: predicted
+        "probabilities": probabilities.float(),
+    }

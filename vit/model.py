@@ -1,0 +1,190 @@
+"""The Vision Transformer, in the order the data flow: patches -> attention -> block -> classifier.
+
+Shapes: B images, C channels, P patch side in pixels, N tokens, D width, H heads, K head_dim, L blocks.
+Parameter names and initialisation are timm's (`timm.models.vision_transformer`), so that with head_dim = dim / heads
+the weights load into timm's `VisionTransformer(global_pool="avg" | "token", fc_norm=False)` and give its logits.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vit.config import ViTConfig
+
+
+class PatchEmbed(nn.Module):
+    """Cut the image into patches and project each to D numbers (Dosovitskiy et al. 2020): a linear map per patch."""
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        # A convolution with stride = kernel size is that linear map; the weight keeps its shape (D, C, P, P).
+        self.proj = nn.Conv2d(config.channels, config.dim, config.patch_size, stride=config.patch_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, C, height, width = x.shape
+        P = self.proj.kernel_size[0]
+        x = x.reshape(B, C, height // P, P, width // P, P)
+        x = x.permute(0, 2, 4, 1, 3, 5).reshape(B, -1, C * P * P)  # (B, N, C*P*P)
+        return F.linear(x, self.proj.weight.flatten(1), self.proj.bias)  # (B, N, D)
+
+
+class Attention(nn.Module):
+    """Self-attention with H heads; H = 1 is the same code, one softmax over the whole width (Vaswani et al. 2017).
+
+    head_h = softmax(Q_h K_h^T / sqrt(K)) V_h and output = concat(head_1 .. head_H) W + b. The output projection is
+    always there. With `qk_norm`, Q and K rows have length 1 and one learned scale per block replaces 1 / sqrt(K),
+    starting at log2(N^2 - N) (Henry et al. 2020, arXiv 2010.04245).
+    """
+
+    def __init__(self, config: ViTConfig, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.head_dim = config.head_dim or config.dim // heads
+        inner = heads * self.head_dim
+        self.qkv = nn.Linear(config.dim, 3 * inner)
+        self.proj = nn.Linear(inner, config.dim)
+        self.scale = None
+        if config.qk_norm:
+            tokens = max(config.tokens, 2)
+            self.scale = nn.Parameter(torch.tensor(math.log2(tokens**2 - tokens)))
+
+    def forward(self, x: Tensor, return_attention: bool = False) -> tuple[Tensor, Tensor | None]:
+        """(B, N, D) -> (B, N, D), and the attention maps (B, H, N, N) if asked for."""
+        B, N, _ = x.shape
+        qkv = self.qkv(x).reshape(B, N, 3, self.heads, self.head_dim)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, N, K)
+        scale = self.head_dim**-0.5
+        if self.scale is not None:
+            q, k = F.normalize(q, dim=-1) * self.scale, F.normalize(k, dim=-1)
+            scale = 1.0
+        maps = None
+        if return_attention:
+            maps = (q @ k.transpose(-2, -1) * scale).softmax(dim=-1)  # (B, H, N, N)
+            x = maps @ v
+        else:
+            x = F.scaled_dot_product_attention(q, k, v, scale=scale)  # (B, H, N, K)
+        x = x.transpose(1, 2).reshape(B, N, self.heads * self.head_dim)  # heads concatenated
+        return self.proj(x), maps
+
+
+class Mlp(nn.Module):
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(config.dim, config.mlp_dim)
+        self.fc2 = nn.Linear(config.mlp_dim, config.dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, config: ViTConfig, heads: int, drop_path: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.dim, eps=1e-6)
+        self.attn = Attention(config, heads)
+        self.norm2 = nn.LayerNorm(config.dim, eps=1e-6)
+        self.mlp = Mlp(config)
+        self.drop_path = drop_path
+
+    def forward(self, x: Tensor, return_attention: bool = False) -> tuple[Tensor, Tensor | None]:
+        branch, maps = self.attn(self.norm1(x), return_attention)
+        x = x + self.drop(branch)
+        x = x + self.drop(self.mlp(self.norm2(x)))
+        return x, maps
+
+    def drop(self, branch: Tensor) -> Tensor:
+        """Stochastic depth (Huang et al. 2016): in training, zero the branch of random images, scale up the others."""
+        if not self.training or self.drop_path == 0:
+            return branch
+        keep = 1 - self.drop_path
+        mask = torch.rand(len(branch), 1, 1, device=branch.device) < keep
+        return branch * mask / keep
+
+
+class VisionTransformer(nn.Module):
+    """A plain pre-norm ViT (Dosovitskiy et al. 2020) whose attention has one head, many, or a number per block.
+
+    Models that differ only in `heads` (with head_dim null) have equal parameters, equal FLOPs and, built after the
+    same `torch.manual_seed`, bit-equal initial weights.
+    """
+
+    # What the logits mean and how pictures become input; `vit.load` sets both from the checkpoint.
+    labels: tuple[str, ...] = ()
+    preprocess: Callable[..., Tensor]
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embed = PatchEmbed(config)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.dim)) if config.pool == "cls" else None
+        if config.pos_embed == "learned":
+            self.pos_embed: Tensor = nn.Parameter(torch.zeros(1, config.tokens, config.dim))
+        else:
+            self.register_buffer("pos_embed", sincos_positions(config))
+        last = max(config.depth - 1, 1)
+        self.blocks = nn.ModuleList(
+            Block(config, heads, drop_path=config.drop_path * i / last) for i, heads in enumerate(config.block_heads)
+        )
+        self.norm = nn.LayerNorm(config.dim, eps=1e-6)
+        self.head = nn.Linear(config.dim, config.classes)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """timm's: normal(0, 0.02) truncated for linear layers and positions, PyTorch's default for the patches."""
+        if isinstance(self.pos_embed, nn.Parameter):
+            nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        if self.cls_token is not None:
+            nn.init.normal_(self.cls_token, std=1e-6)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor, return_attention: bool = False) -> Tensor | tuple[Tensor, list[Tensor]]:
+        """Classify normalised images.
+
+        Args:
+            x: (B, C, image_size, image_size), float.
+            return_attention: also return what every head attends to.
+
+        Returns:
+            Logits (B, classes); with `return_attention`, also the L attention maps, each (B, H, N, N), rows summing to 1.
+
+        Raises:
+            ValueError: the images are not of the size in the config.
+        """
+        C, side = self.config.channels, self.config.image_size
+        if x.ndim != 4 or x.shape[1:] != (C, side, side):
+            raise ValueError(f"expected images of shape (B, {C}, {side}, {side}), got {tuple(x.shape)}")
+        x = self.patch_embed(x)  # (B, N, D)
+        if self.cls_token is not None:
+            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
+        x = x + self.pos_embed
+        attention = []
+        for block in self.blocks:
+            x, maps = block(x, return_attention)
+            attention.append(maps)
+        x = self.norm(x)
+        x = x.mean(dim=1) if self.cls_token is None else x[:, 0]  # (B, D)
+        logits = self.head(x)  # (B, classes)
+        return (logits, attention) if return_attention else logits
+
+
+def sincos_positions(config: ViTConfig) -> Tensor:
+    """Fixed 2-D sine-cosine positions (1, N, D), zero for a class token (Chen et al. 2021, MoCo v3, arXiv 2104.02057).
+
+    A quarter of D each for sin and cos of the row and of the column, at frequencies 10000^(-i / (D/4)).
+    """
+    side = config.image_size // config.patch_size
+    quarter = config.dim // 4
+    frequency = 10000 ** -(torch.arange(quarter) / quarter)
+    angle = torch.arange(side)[:, None] * frequency  # (side, D/4)
+    rows = angle[:, None].expand(side, side, quarter)
+    columns = angle[None].expand(side, side, quarter)
+    positions = torch.cat([rows.sin(), rows.cos(), columns.sin(), columns.cos()], dim=-1).reshape(-1, config.dim)
+    return F.pad(positions, (0, 0, config.tokens - config.patches, 0))[None]

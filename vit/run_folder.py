@@ -1,0 +1,96 @@
+"""The folder of one run: taking a name, refusing one in use, and going on where a run stopped."""
+
+import errno
+import json
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from vit.checkpoint import atomic
+from vit.config import Config, UsageError, flatten
+
+# What may differ when a run is resumed: where it runs and where it reports to, not what is trained.
+FREE = ("resume", "device", "runs_dir", "data.root")
+
+
+@contextmanager
+def open_run(config: Config) -> Iterator[Path]:
+    """Take `runs_dir/name` for this process while the block runs.
+
+    A new run gets a new folder with its `config.yaml` (and a name, if it has none); `resume` takes an existing one.
+
+    Raises:
+        UsageError: the name is in use, by a finished run or a running process, or was started with other settings, or
+            the folder cannot be made.
+    """
+    config.name = config.name or f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    folder = Path(config.runs_dir) / config.name
+    try:
+        if folder.exists():
+            check_resumable(folder, config)
+        else:
+            create(folder, config)
+        with FileLock(folder / ".lock", timeout=0):
+            yield folder
+    except Timeout:
+        raise UsageError(f"name: {folder} is being trained by another process") from None
+
+
+def create(folder: Path, config: Config) -> None:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir()
+    except FileExistsError:
+        raise UsageError(f"name: {folder} exists already; choose another --name") from None
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        raise UsageError(f"runs_dir: cannot create {folder} ({error.strerror})") from None
+    try:
+        with atomic(folder / "config.yaml") as part:
+            part.write_text(yaml.safe_dump(asdict(config), sort_keys=False))
+    except OSError:
+        shutil.rmtree(folder)
+        raise
+
+
+def check_resumable(folder: Path, config: Config) -> None:
+    if not config.resume:
+        raise UsageError(f"name: {folder} exists already; go on with it by --resume, or choose another --name")
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise UsageError(f"name: {folder} is not a run folder (it has no config.yaml)")
+    try:
+        saved = flatten_yaml(yaml.safe_load(path.read_text()))
+    except (yaml.YAMLError, AttributeError, UnicodeDecodeError):
+        raise UsageError(f"{path}: damaged, cannot resume") from None
+    for key, value in flatten(config).items():
+        if key in FREE or key.startswith("wandb.") or saved.get(key) == value:
+            continue
+        raise UsageError(f"{key}: {folder} was started with {saved.get(key)!r}, cannot go on with {value!r}")
+
+
+def flatten_yaml(settings: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
+    return flat
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """The summary of a finished run, or None if it is not finished."""
+    path = folder / "summary.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def write_summary(folder: Path, summary: dict[str, Any]) -> None:
+    with atomic(folder / "summary.json") as part:
+        part.write_text(json.dumps(summary, indent=2) + "\n")

@@ -1,0 +1,230 @@
+"""Weights & Biases and metrics.jsonl, side by side, with the same rows."""
+
+import errno
+import importlib.util
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from vit.cli import python_command, say
+from vit.config import Config, WandbConfig, flatten
+from vit.evaluation import Evaluation
+
+# Every row carries these, so that each can be the x-axis of any chart; the first is the default.
+AXES = ("compute/train_flops", "compute/images_seen", "compute/train_seconds", "compute/epoch", "compute/energy_joules")
+
+Row = dict[str, Any]
+
+
+class WandbRun:
+    """One W&B run that never prompts and never stops the work: what W&B cannot do is said in one line.
+
+    Args:
+        folder: W&B writes below `folder/wandb`.
+        settings: the run's config, flat and dotted as sweeps write it.
+        id: id of the run to go on with or to start; a new one if null.
+    """
+
+    def __init__(
+        self, folder: Path, config: WandbConfig, *, name: str, job_type: str, settings: dict[str, Any], id: str | None = None
+    ) -> None:
+        self.id = id or secrets.token_hex(4)
+        self.folder = folder
+        self.run: Any = None
+        if config.mode == "disabled":
+            return
+        if importlib.util.find_spec("wandb") is None:
+            say("W&B: the package wandb is not installed, so nothing goes there")
+            return
+        os.environ.setdefault("WANDB_SILENT", "true")  # its lines are many; ours say what matters
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # or an offline run would try to reach the network
+        import wandb
+
+        self.safely("start", lambda: self.start(wandb, config, name, job_type, settings))
+
+    def start(self, wandb: Any, config: WandbConfig, name: str, job_type: str, settings: dict[str, Any]) -> None:
+        mode = config.mode
+        if mode == "auto":
+            mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False, verify=False) else "offline")
+        if mode == "disabled":
+            return
+
+        def init(mode: str) -> Any:
+            return wandb.init(
+                project=config.project,
+                entity=config.entity,
+                dir=self.folder,
+                id=self.id,
+                resume="allow" if mode == "online" else None,
+                name=name,
+                job_type=job_type,
+                config=settings,
+                mode=mode,
+                settings=wandb.Settings(
+                    init_timeout=20,
+                    finish_timeout=30,
+                    finish_timeout_raises=True,
+                    x_transaction_log_flush_interval=1,  # 15 s by default, lost when the process is killed
+                ),
+            )
+
+        try:
+            self.run = init(mode)
+        except Exception as error:
+            if mode == "offline":
+                raise
+            say(f"W&B: {mode} failed ({one_line(error)})")
+            wandb.teardown()  # or the run id would still be in use
+            for started in (self.folder / "wandb").glob(f"run-*-{self.id}"):
+                if not any((started / "files").iterdir()):  # the attempt just made; earlier ones hold data
+                    shutil.rmtree(started)
+            self.run = init("offline")
+        for axis in AXES:
+            self.run.define_metric(axis)
+        for group in ("train", "val", "test"):
+            self.run.define_metric(f"{group}/*", step_metric=AXES[0])
+        self.run.define_metric("val/acc", step_metric=AXES[0], summary="max,last")
+        say(f"W&B: {self.where()}")
+
+    @property
+    def online(self) -> bool:
+        return self.run is not None and not self.run.offline
+
+    @property
+    def rows(self) -> int:
+        """Rows that W&B already has of this run."""
+        return self.run.starting_step if self.run is not None else 0
+
+    def log(self, row: Row, media: Callable[[], Row] | None = None) -> None:
+        if self.run is not None:
+            self.safely("log", lambda: self.run.log(row | (media() if media else {})))
+
+    def upload(self, folder: Path, name: str, aliases: list[str], metadata: dict[str, Any]) -> None:
+        """Store a checkpoint folder as an artifact of type model, if online."""
+        if not self.online:
+            return
+        import wandb
+
+        def send() -> None:
+            artifact = wandb.Artifact(name, type="model", metadata=metadata)
+            for file in sorted(folder.iterdir()):
+                # By reference to the file itself: no second copy in a staging folder or cache.
+                artifact.add_file(str(file), policy="immutable", skip_cache=True)
+            self.run.log_artifact(artifact, aliases=aliases)
+
+        self.safely("upload", send)
+
+    def where(self) -> str:
+        """Where to look at the run, or how to, as one line."""
+        if self.run is None:
+            return "disabled"
+        if self.online:
+            return str(self.run.url)
+        wandb = "wandb" if shutil.which("wandb") else f"{python_command()} -m wandb"
+        folder = os.path.relpath(self.run.settings.sync_dir)
+        return f"offline; look with `{wandb} leet {folder}`, upload with `{wandb} sync {folder}`"
+
+    def finish(self, exit_code: int = 0) -> None:
+        """Wait, for a bounded time, until everything is written or sent."""
+        if self.run is None:
+            return
+        folder = os.path.relpath(self.run.settings.sync_dir)
+        try:
+            self.run.finish(exit_code)
+        except Exception as error:
+            say(f"W&B: not everything was sent ({one_line(error)}); send it with `wandb sync --include-online {folder}`")
+
+    def safely(self, what: str, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:
+            self.run = None
+            say(f"W&B: {what} failed, going on without it ({one_line(error)}); metrics.jsonl has every row")
+
+
+class Tracker:
+    """The rows of one training run, to `metrics.jsonl` and to W&B.
+
+    Args:
+        folder: the run folder.
+        state: what `state()` returned when the run was last saved. Rows logged after that are cut off the file, and
+            W&B is brought to exactly the rows of the file, so that a resumed run has every row once.
+    """
+
+    def __init__(self, folder: Path, config: Config, state: dict[str, Any] | None = None) -> None:
+        state = state or {"bytes": 0, "wandb_id": None}
+        self.path = folder / "metrics.jsonl"
+        self.file = open(self.path, "ab", buffering=0)
+        self.file.truncate(state["bytes"])
+        self.file.seek(0, os.SEEK_END)
+        self.wandb = WandbRun(
+            folder,
+            config.wandb,
+            name=str(config.name),
+            job_type="train",
+            settings=flatten(config),
+            id=state["wandb_id"],
+        )
+        rows = self.rows()
+        # Offline, W&B cannot go on with a run: when synced, a second folder replaces the first. So it gets all rows.
+        for row in rows[self.wandb.rows :]:
+            self.wandb.log(row)
+        self.already_sent = max(0, self.wandb.rows - len(rows))
+
+    def log(self, row: Row, media: Callable[[], Row] | None = None) -> None:
+        """Log one row; `media` makes what only W&B can show (pictures, tables).
+
+        Raises:
+            OSError: the disk is full; the file then ends with the row before.
+        """
+        line = json.dumps(row).encode() + b"\n"
+        end = self.file.tell()
+        if self.file.write(line) != len(line):
+            self.file.truncate(end)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+        if self.already_sent:
+            self.already_sent -= 1
+        else:
+            self.wandb.log(row, media)
+
+    def rows(self) -> list[Row]:
+        return [json.loads(line) for line in self.path.read_text().splitlines()]
+
+    def last_values(self) -> Row:
+        """The last value of every metric."""
+        last: Row = {}
+        for row in self.rows():
+            last |= row
+        return last
+
+    def state(self) -> dict[str, Any]:
+        return {"bytes": self.file.tell(), "wandb_id": self.wandb.id}
+
+    def finish(self, exit_code: int = 0) -> None:
+        self.file.close()
+        self.wandb.finish(exit_code)
+
+
+def evaluation_media(result: Evaluation, images: Tensor, labels: Tensor, names: tuple[str, ...], split: str) -> Row:
+    """For W&B: the confusion matrix, and the first 24 pictures with what the model says of them."""
+    import wandb
+
+    predicted = result.probabilities.argmax(dim=1)
+    pictures = []
+    for image, label, guess, odds in zip(images[:24], labels, predicted, result.probabilities, strict=False):
+        large = image.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)
+        verdict = "" if guess == label else f", truly {names[int(label)]}"
+        caption = f"{names[int(guess)]} {odds.max().item():.0%}{verdict}"
+        pictures.append(wandb.Image(large.permute(1, 2, 0).numpy(), caption=caption))
+    matrix = wandb.plot.confusion_matrix(y_true=labels.tolist(), preds=predicted.tolist(), class_names=list(names))
+    return {f"{split}/predictions": pictures, f"{split}/confusion_matrix": matrix}
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,340 @@
+"""The training loop: settings and data in, a run folder out."""
+
+import copy
+import hashlib
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vit import checkpoint, compute, data
+from vit.augment import augment
+from vit.cli import Interrupted, python_command, say
+from vit.config import Config, UsageError
+from vit.data import Split
+from vit.device import autocast, pick_device, precision_dtype
+from vit.evaluation import evaluate
+from vit.model import VisionTransformer
+from vit.optim import make_optimizers, schedule, set_lr, update_ema
+from vit.progress import Progress
+from vit.run_folder import open_run, read_summary, write_summary
+from vit.tracking import Row, Tracker, evaluation_media
+
+
+def train(config: Config) -> dict[str, Any]:
+    """Train a model, evaluate its best weights on the test split once, and leave a run folder.
+
+    Returns:
+        What `summary.json` holds: where things are, and the last value of every metric.
+
+    Raises:
+        UsageError: the settings cannot work here.
+        Interrupted: SIGINT or SIGTERM came; everything is saved and the text says how to go on.
+    """
+    device = pick_device(config.device)
+    train_set, test_set = data.load(config.data.root)
+    with open_run(config) as folder:
+        summary = read_summary(folder)
+        if summary is not None:
+            say(f"{folder} is finished already")
+        else:
+            with stop_signals() as received:
+                summary = Training(config, folder, device, train_set, test_set).run(received)
+    say(f"test accuracy {summary['test/acc']:.2%}\nrun         {summary['run']}\ncheckpoint  {summary['checkpoint']}")
+    say(f"W&B         {summary['wandb']}")
+    return summary
+
+
+class Training:
+    """All that changes in a run, and the steps it goes through. B images in a batch."""
+
+    def __init__(self, config: Config, folder: Path, device: torch.device, train_set: Split, test_set: Split) -> None:
+        self.config, self.folder, self.device = config, folder, device
+        images, labels = train_set
+        train, val = data.split_indices(labels, config.data)
+        self.images, self.labels = images[train].to(device), labels[train].to(device)
+        self.val_set, self.test_set = (images[val], labels[val]), test_set
+        self.steps_per_epoch = len(train) // config.train.batch_size
+        self.steps = self.steps_per_epoch * config.train.epochs
+        self.order: tuple[int, Tensor] | None = None
+        self.dtype = precision_dtype(config.train.precision, device)
+        self.autocast = autocast(config.train.precision, device)
+
+        torch.manual_seed(seed_of(config.seed, "weights"))
+        self.model = VisionTransformer(config.model).to(device)
+        self.ema = copy.deepcopy(self.model).requires_grad_(False) if config.optim.ema else None
+        self.optimizers = make_optimizers(self.model, config.optim)
+        self.step = 0
+        self.best_val_acc = -1.0
+        self.window = Window(device)
+        self.clock = Clock(device)
+        state_file = folder / "state.pt"
+        state = checkpoint.load_state(state_file) if state_file.exists() else None
+        if state is not None:
+            self.restore(state)
+        self.tracker = Tracker(folder, config, state and state["tracker"])
+        if config.train.compile:
+            self.model.compile()  # in place, so that parameters keep their names
+
+    def run(self, received: list[int]) -> dict[str, Any]:
+        """Train to the end, or stop after the step in which a signal was `received`."""
+        config = self.config.train
+        if self.step == 0:
+            self.log(self.costs())
+        progress = Progress(self.step, self.steps, self.steps_per_epoch)
+        self.clock.start()
+        while self.step < self.steps and not received:
+            self.train_step()
+            progress.advance(self.step)
+            if self.step % config.log_every == 0:
+                self.clock.lap()
+                row = self.window.row(self.clock.seconds)
+                row["train/lr"] = self.optimizers[0].param_groups[0]["lr"]
+                self.log(row)
+                progress.show(self.step, row["train/loss"], row["train/acc"], row["train/images_per_second"])
+            epoch, rest = divmod(self.step, self.steps_per_epoch)
+            if rest == 0 and (epoch % config.eval_every == 0 or epoch == config.epochs):
+                self.clock.lap()
+                progress.line(f"epoch {epoch}: {self.validate()}")
+                self.save_state()
+                self.clock.start()
+        progress.close()
+        if self.step == self.steps:
+            return self.finish()
+        self.clock.lap()
+        self.save_state()
+        code = 128 + received[0]
+        self.tracker.finish(code)
+        go_on = f"{python_command()} train.py --config {self.folder / 'config.yaml'} --resume"
+        raise Interrupted(f"stopped after step {self.step} of {self.steps}, all saved; go on with: {go_on}", code)
+
+    def train_step(self) -> None:
+        """One optimizer step. Its randomness follows from the seed and the step number, so a resumed run repeats it."""
+        config = self.config
+        epoch, batch = divmod(self.step, self.steps_per_epoch)
+        if self.order is None or self.order[0] != epoch:
+            generator = torch.Generator().manual_seed(seed_of(config.seed, "order", epoch))
+            self.order = epoch, torch.randperm(len(self.images), generator=generator).to(self.device)
+        B = config.train.batch_size
+        indices = self.order[1][batch * B : (batch + 1) * B]
+        torch.manual_seed(seed_of(config.seed, "step", self.step))
+        x, targets = augment(self.images[indices], self.labels[indices], config.model.classes, config.augment)
+
+        set_lr(self.optimizers, schedule(self.step, self.steps, config.optim))
+        parts = config.train.accumulate
+        for part, target in zip(x.chunk(parts), targets.chunk(parts), strict=True):
+            with self.autocast:
+                logits = self.model(part)
+            loss = F.cross_entropy(logits.float(), target, label_smoothing=config.train.label_smoothing) / parts
+            loss.backward()
+            self.window.add(loss.detach(), logits.detach(), target)
+        limit = config.optim.clip_norm or math.inf
+        self.window.add_step(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        if self.ema is not None:
+            update_ema(self.ema, self.model, self.step, config.optim.ema)
+        self.step += 1
+
+    @property
+    def evaluated(self) -> VisionTransformer:
+        """The model that is evaluated and kept for inference: the moving average if there is one."""
+        return self.model if self.ema is None else self.ema
+
+    def validate(self) -> str:
+        """Evaluate on the validation split and keep the weights if they are the best so far.
+
+        Without a validation split nothing is chosen: the latest weights are the best.
+        """
+        config = self.config
+        results: Row = {"compute/epoch": self.step / self.steps_per_epoch, "compute/train_flops": self.train_flops}
+        if config.data.val_images:
+            result = evaluate(self.evaluated, *self.val_set, config.train.eval_batch_size, self.autocast)
+            row = result.row("val")
+            self.log(row)
+            results |= row
+            text = f"validation accuracy {result.acc:.2%}, loss {result.loss:.3f}"
+            better = result.acc > self.best_val_acc
+            self.best_val_acc = max(result.acc, self.best_val_acc)
+        else:
+            text, better = "saved (no validation split)", True
+        for name in ("best", "last") if better else ("last",):
+            checkpoint.save_checkpoint(self.folder / name, self.evaluated, config, results)
+        return text
+
+    def finish(self) -> dict[str, Any]:
+        """Evaluate the best weights on the test split, once, and close the run."""
+        config = self.config
+        best = checkpoint.load(self.folder / "best", self.device)
+        images, labels = self.test_set
+        result = evaluate(best, images, labels, config.train.eval_batch_size, self.autocast)
+        row = result.row("test")
+        if config.data.val_images:
+            row["best/val_acc"] = self.best_val_acc
+        row["compute/peak_memory_bytes"] = compute.peak_memory_bytes(self.device)
+        rate = compute.gemm_flops_per_second(self.device, self.dtype)
+        row["compute/mfu"] = self.train_flops / self.clock.seconds / rate
+        self.log(row, lambda: evaluation_media(result, images, labels, data.LABELS, "test"))
+        self.tracker.wandb.upload(self.folder / "best", f"{config.name}", ["best"], row)
+        summary = {
+            "name": config.name,
+            "seed": config.seed,
+            "run": str(self.folder),
+            "checkpoint": str(self.folder / "best"),
+            "wandb": self.tracker.wandb.where(),
+        } | self.tracker.last_values()
+        self.tracker.finish()
+        write_summary(self.folder, summary)
+        return summary
+
+    @property
+    def train_flops(self) -> int:
+        """FLOPs spent on training so far."""
+        return self.step * self.config.train.batch_size * compute.train_flops(self.config.model)
+
+    def costs(self) -> Row:
+        """What is known before the first step."""
+        model, train = self.config.model, self.config.train
+        return {
+            "model/params": compute.count_params(model),
+            "model/forward_flops": compute.forward_flops(model),
+            "model/forward_macs": compute.forward_macs(model),
+            "attention/backend": compute.attention_backend(
+                model, train.batch_size // train.accumulate, self.device, self.dtype
+            ),
+        }
+
+    def log(self, row: Row, media: Callable[[], Row] | None = None) -> None:
+        """Log a row with every x-axis beside it."""
+        axes: Row = {
+            "compute/train_flops": self.train_flops,
+            "compute/images_seen": self.step * self.config.train.batch_size,
+            "compute/train_seconds": self.clock.seconds,
+            "compute/epoch": self.step / self.steps_per_epoch,
+        }
+        if self.clock.joules is not None:
+            axes["compute/energy_joules"] = self.clock.joules
+        self.tracker.log(axes | row, media)
+
+    def save_state(self) -> None:
+        state = {
+            "step": self.step,
+            "best_val_acc": self.best_val_acc,
+            "seconds": self.clock.seconds,
+            "joules": self.clock.joules,
+            "window": self.window.state(),
+            "model": self.model.state_dict(),
+            "ema": None if self.ema is None else self.ema.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "tracker": self.tracker.state(),
+        }
+        checkpoint.save_state(self.folder / "state.pt", state)
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.step, self.best_val_acc = state["step"], state["best_val_acc"]
+        self.clock.seconds, self.clock.joules = state["seconds"], state["joules"]
+        self.window.restore(state["window"])
+        self.model.load_state_dict(state["model"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+
+
+class Window:
+    """Sums over the steps since the last logged row, kept on the device so that no step waits for them."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.sums = torch.zeros(3, dtype=torch.double if device.type != "mps" else torch.float, device=device)
+        self.images = self.steps = 0
+        self.since = 0.0  # training seconds at the last row
+
+    def add(self, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
+        """Of one part of a step: its share of the step's loss, and how often the likeliest class is the target's."""
+        correct = (logits.argmax(dim=1) == targets.argmax(dim=1)).sum()
+        self.sums[0] += loss
+        self.sums[1] += correct
+        self.images += len(logits)
+
+    def add_step(self, grad_norm: Tensor) -> None:
+        self.sums[2] += grad_norm
+        self.steps += 1
+
+    def row(self, seconds: float) -> Row:
+        """The window as a row, and a new window.
+
+        Raises:
+            UsageError: the loss is not finite any more.
+        """
+        loss, correct, norm = self.sums.tolist()
+        if not math.isfinite(loss):
+            raise UsageError("optim.lr: the training diverged (the loss is not finite); choose a smaller one")
+        row = {
+            "train/loss": loss / self.steps,
+            "train/acc": correct / self.images,
+            "train/grad_norm": norm / self.steps,
+            "train/images_per_second": self.images / (seconds - self.since),
+        }
+        self.sums.zero_()
+        self.images, self.steps, self.since = 0, 0, seconds
+        return row
+
+    def state(self) -> dict[str, Any]:
+        return {"sums": self.sums.tolist(), "images": self.images, "steps": self.steps, "since": self.since}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.sums.copy_(torch.tensor(state["sums"], dtype=self.sums.dtype))
+        self.images, self.steps, self.since = state["images"], state["steps"], state["since"]
+
+
+class Clock:
+    """Seconds, and on a GPU joules, of training alone: what lies between a `start` and the next `lap`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds = 0.0
+        self.joules: float | None = None
+
+    def start(self) -> None:
+        compute.synchronize(self.device)
+        self.started, self.meter = time.perf_counter(), compute.energy_joules(self.device)
+
+    def lap(self) -> None:
+        seconds, meter = self.started, self.meter
+        self.start()
+        self.seconds += self.started - seconds
+        if meter is not None and self.meter is not None:
+            self.joules = (self.joules or 0.0) + self.meter - meter
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """A list that SIGINT or SIGTERM add themselves to; a second one acts as usual, for the impatient."""
+    received: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        received.append(number)
+        say(f"{signal.Signals(number).name}: finishing this step, then saving")
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    before = {each: signal.signal(each, note) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def seed_of(seed: int, purpose: str, index: int = 0) -> int:
+    """An independent 63-bit seed for each purpose and index of a run."""
+    digest = hashlib.sha256(f"{seed}/{purpose}/{index}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
