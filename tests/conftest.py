@@ -1,6 +1,7 @@
 """What tests share: the real CIFAR-10, and settings small enough to train in seconds."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,15 @@ def cifar(data_root: Path) -> tuple[data.Split, data.Split]:
 
 
 @pytest.fixture(autouse=True)
-def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """No test finds the developer's W&B account, or leaves anything behind in the repository."""
     for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTITY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("NETRC", str(tmp_path / "home" / ".netrc"))
+    yield
+    if "wandb" in sys.modules:
+        sys.modules["wandb"].teardown()  # it remembers the environment it first saw
 
 
 @pytest.fixture

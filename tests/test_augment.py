@@ -1,4 +1,4 @@
-"""Each operation, looked at in pixels: it does what it says, to each image on its own, and the same for the same seed."""
+"""Each operation, looked at in pixels: it does what it says, to each image on its own, the same for the same seed."""
 
 import pytest
 import torch

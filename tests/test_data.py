@@ -129,7 +129,12 @@ class TestSources:
         assert_cifar(tmp_path)
 
     def test_slow_host_gives_way_to_npm(
-        self, tmp_path: Path, cifar: tuple, serve: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+        self,
+        tmp_path: Path,
+        cifar: tuple,
+        serve: Callable,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture,
     ) -> None:
         serve(bytes(10_000_000), pause=0.05)  # 20 kB/s
         monkeypatch.setattr(download, "SLOW_SECONDS", 1)
@@ -153,7 +158,9 @@ class TestSources:
         assert_cifar(root)
         assert "is slow" in capsys.readouterr().err
 
-    def test_no_source_says_what_was_tried_and_what_to_do(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_no_source_says_what_was_tried_and_what_to_do(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/none")
         monkeypatch.setenv("PATH", "/nowhere")
         with pytest.raises(UsageError) as error:
@@ -179,9 +186,7 @@ class TestNothingHalf:
             data.load(tmp_path)
         assert [path.name for path in tmp_path.iterdir()] == ["cifar10.lock"]
 
-    def test_archive_with_other_content(
-        self, tmp_path: Path, serve: Callable, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_archive_with_other_content(self, tmp_path: Path, serve: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
         serve(b"<html>moved</html>")
         monkeypatch.setenv("PATH", "/nowhere")
         with pytest.raises(UsageError, match="is not the archive"):
@@ -199,9 +204,7 @@ class TestNothingHalf:
         assert not (tmp_path / "opened").exists()
         assert not (tmp_path / data.FILE).exists()
 
-    def test_wrong_pixels_are_refused(
-        self, tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_wrong_pixels_are_refused(self, tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         rows = np.fromfile(data_root / data.FILE, dtype=np.uint8).reshape(60000, -1)
         rows[12345, 678] ^= 1
         monkeypatch.setattr(download, "from_official", lambda scratch: rows)
@@ -245,7 +248,7 @@ class TestNothingHalf:
 
     def test_folder_that_cannot_be_made(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
-        with pytest.raises(UsageError, match="data.root"):
+        with pytest.raises(UsageError, match=r"data\.root"):
             data.load(tmp_path / "file" / "data")
 
 

@@ -164,7 +164,9 @@ class TestAttention:
                 block.attn.proj.weight.copy_(block.attn.proj.weight[:, channels])
         torch.testing.assert_close(model(images), before)
 
-    @pytest.mark.parametrize("settings", [{"heads": 1}, {"heads": [1, 4]}, {"heads": 3, "qk_norm": True, "pool": "cls"}])
+    @pytest.mark.parametrize(
+        "settings", [{"heads": 1}, {"heads": [1, 4]}, {"heads": 3, "qk_norm": True, "pool": "cls"}]
+    )
     def test_return_attention(self, settings: dict) -> None:
         model, images = build(**settings), torch.randn(2, 3, 32, 32)
         randomise(model)

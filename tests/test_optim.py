@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-
 import torch.optim._muon as torch_muon
+
 from vit.config import OptimConfig, ViTConfig
 from vit.model import VisionTransformer
 from vit.optim import Muon, make_optimizers, orthogonalize, schedule, set_lr, update_ema

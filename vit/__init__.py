@@ -1,8 +1,8 @@
 """A Vision Transformer for CIFAR-10 whose attention has one head or many.
 
-    import vit
-    model = vit.load("runs/multi_head")
-    logits = model(model.preprocess(image))
+import vit
+model = vit.load("runs/multi_head")
+logits = model(model.preprocess(image))
 """
 
 import importlib

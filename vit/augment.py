@@ -100,9 +100,7 @@ def mix(x: Tensor, targets: Tensor, mixup: float, cutmix: float) -> tuple[Tensor
     blend = share.view(B, 1, 1, 1)
     pasted = boxes(x, top, left, bottom, right)
     other = x[partner]
-    mixed = torch.where(
-        use_cutmix.view(B, 1, 1, 1), torch.where(pasted, other, x), blend * x + (1 - blend) * other
-    )
+    mixed = torch.where(use_cutmix.view(B, 1, 1, 1), torch.where(pasted, other, x), blend * x + (1 - blend) * other)
     return mixed, share[:, None] * targets + (1 - share[:, None]) * targets[partner]
 
 

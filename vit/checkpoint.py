@@ -1,4 +1,4 @@
-"""Checkpoints: a folder with config.json, model.safetensors and a model card to load from, and state.pt to resume from."""
+"""Checkpoints: config.json, model.safetensors and a model card to load from, and state.pt to resume from."""
 
 import json
 import os
@@ -123,7 +123,9 @@ def describe(folder: Path) -> dict[str, Any]:
     if not isinstance(description, dict) or description.get("architecture") != "VisionTransformer":
         raise UsageError(f"{path}: not a checkpoint of this project (architecture is not VisionTransformer)")
     if description.get("format") != FORMAT:
-        raise UsageError(f"{path}: expected format {FORMAT}, got {description.get('format')!r}; update the code to read it")
+        raise UsageError(
+            f"{path}: expected format {FORMAT}, got {description.get('format')!r}; update the code to read it"
+        )
     for key, kind in (("model", dict), ("labels", list), ("mean", list), ("std", list), ("training", dict)):
         if not isinstance(description.get(key), kind):
             raise UsageError(f"{path}: {key}: expected a {kind.__name__}, got {description.get(key)!r}")
@@ -156,10 +158,10 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> VisionTransf
     with torch.device("meta"):
         model = VisionTransformer(config)
     weights = read_weights(folder / "model.safetensors", {k: tuple(v.shape) for k, v in model.state_dict().items()})
-    model.load_state_dict(weights, assign=True)
+    model.to_empty(device=device).load_state_dict(weights)
     model.labels = tuple(description["labels"])
     model.preprocess = data.Preprocess(config.image_size, tuple(description["mean"]), tuple(description["std"]))
-    return model.requires_grad_(False).eval().to(device)
+    return model.eval()
 
 
 def read_weights(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:

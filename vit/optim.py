@@ -24,18 +24,18 @@ class Muon(torch.optim.Muon):
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         assert closure is None, "Muon takes gradients, not a closure"
         for group in self.param_groups:
-            by_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
+            by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for param in group["params"]:
                 if param.grad is not None:
                     by_shape[param.shape].append(param)
             for params in by_shape.values():
                 self.step_equal_shapes(params, group)
 
-    def step_equal_shapes(self, params: list[nn.Parameter], group: dict[str, Any]) -> None:
+    def step_equal_shapes(self, params: list[Tensor], group: dict[str, Any]) -> None:
         for param in params:
             if not self.state[param]:
                 self.state[param]["momentum_buffer"] = torch.zeros_like(param)
-        grads = [param.grad for param in params]
+        grads = [param.grad for param in params if param.grad is not None]
         momentum = [self.state[param]["momentum_buffer"] for param in params]
         torch._foreach_lerp_(momentum, grads, 1 - group["momentum"])
         update = torch.stack(torch._foreach_lerp(grads, momentum, group["momentum"]))  # Nesterov

@@ -6,6 +6,8 @@ import json
 import os
 import secrets
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,9 @@ from vit.evaluation import Evaluation
 
 # Every row carries these, so that each can be the x-axis of any chart; the first is the default.
 AXES = ("compute/train_flops", "compute/images_seen", "compute/train_seconds", "compute/epoch", "compute/energy_joules")
+
+INIT_TIMEOUT = 20  # seconds to wait for a server before going on offline
+FINISH_TIMEOUT = 30  # seconds to wait at the end for a server that has stopped answering
 
 Row = dict[str, Any]
 
@@ -32,11 +37,19 @@ class WandbRun:
     """
 
     def __init__(
-        self, folder: Path, config: WandbConfig, *, name: str, job_type: str, settings: dict[str, Any], id: str | None = None
+        self,
+        folder: Path,
+        config: WandbConfig,
+        *,
+        name: str,
+        job_type: str,
+        settings: dict[str, Any],
+        id: str | None = None,
     ) -> None:
         self.id = id or secrets.token_hex(4)
         self.folder = folder
         self.run: Any = None
+        self.rows = 0  # rows that W&B already has of this run
         if config.mode == "disabled":
             return
         if importlib.util.find_spec("wandb") is None:
@@ -49,7 +62,7 @@ class WandbRun:
         self.safely("start", lambda: self.start(wandb, config, name, job_type, settings))
 
     def start(self, wandb: Any, config: WandbConfig, name: str, job_type: str, settings: dict[str, Any]) -> None:
-        mode = config.mode
+        mode: str = config.mode
         if mode == "auto":
             mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False, verify=False) else "offline")
         if mode == "disabled":
@@ -67,13 +80,15 @@ class WandbRun:
                 config=settings,
                 mode=mode,
                 settings=wandb.Settings(
-                    init_timeout=20,
-                    finish_timeout=30,
+                    init_timeout=INIT_TIMEOUT,
+                    finish_timeout=FINISH_TIMEOUT,
                     finish_timeout_raises=True,
                     x_transaction_log_flush_interval=1,  # 15 s by default, lost when the process is killed
                 ),
             )
 
+        if mode == "offline":
+            self.rows = self.rows_elsewhere()
         try:
             self.run = init(mode)
         except Exception as error:
@@ -84,7 +99,10 @@ class WandbRun:
             for started in (self.folder / "wandb").glob(f"run-*-{self.id}"):
                 if not any((started / "files").iterdir()):  # the attempt just made; earlier ones hold data
                     shutil.rmtree(started)
+            self.rows = self.rows_elsewhere()
             self.run = init("offline")
+        if self.online:
+            self.rows = self.run.starting_step
         for axis in AXES:
             self.run.define_metric(axis)
         for group in ("train", "val", "test"):
@@ -96,10 +114,21 @@ class WandbRun:
     def online(self) -> bool:
         return self.run is not None and not self.run.offline
 
-    @property
-    def rows(self) -> int:
-        """Rows that W&B already has of this run."""
-        return self.run.starting_step if self.run is not None else 0
+    def rows_elsewhere(self) -> int:
+        """Rows of this run in folders of earlier processes that were sent to W&B; those that were not are set aside.
+
+        W&B cannot go on with a run offline: when synced, each folder adds its rows to those the server has. So the
+        folder about to be made takes over the rows of the unsent ones.
+        """
+        sent = 0
+        for folder in sorted((self.folder / "wandb").glob(f"*run-*-{self.id}*")):
+            if folder.name.startswith("run-") or list(folder.glob("*.synced")):
+                command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(folder)]
+                records = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+                sent += sum(json.loads(record)["type"] == "history" for record in records)
+            elif folder.name.startswith("offline-run-"):
+                folder.rename(folder.with_name(f"superseded-{folder.name}"))
+        return sent
 
     def log(self, row: Row, media: Callable[[], Row] | None = None) -> None:
         if self.run is not None:
@@ -126,7 +155,7 @@ class WandbRun:
             return "disabled"
         if self.online:
             return str(self.run.url)
-        wandb = "wandb" if shutil.which("wandb") else f"{python_command()} -m wandb"
+        wandb = wandb_command()
         folder = os.path.relpath(self.run.settings.sync_dir)
         return f"offline; look with `{wandb} leet {folder}`, upload with `{wandb} sync {folder}`"
 
@@ -138,7 +167,8 @@ class WandbRun:
         try:
             self.run.finish(exit_code)
         except Exception as error:
-            say(f"W&B: not everything was sent ({one_line(error)}); send it with `wandb sync --include-online {folder}`")
+            sync = f"{wandb_command()} sync --include-online {folder}"
+            say(f"W&B: not everything was sent ({one_line(error)}); send it with `{sync}`")
 
     def safely(self, what: str, action: Callable[[], None]) -> None:
         try:
@@ -160,7 +190,7 @@ class Tracker:
     def __init__(self, folder: Path, config: Config, state: dict[str, Any] | None = None) -> None:
         state = state or {"bytes": 0, "wandb_id": None}
         self.path = folder / "metrics.jsonl"
-        self.file = open(self.path, "ab", buffering=0)
+        self.file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - open as long as the run
         self.file.truncate(state["bytes"])
         self.file.seek(0, os.SEEK_END)
         self.wandb = WandbRun(
@@ -172,7 +202,6 @@ class Tracker:
             id=state["wandb_id"],
         )
         rows = self.rows()
-        # Offline, W&B cannot go on with a run: when synced, a second folder replaces the first. So it gets all rows.
         for row in rows[self.wandb.rows :]:
             self.wandb.log(row)
         self.already_sent = max(0, self.wandb.rows - len(rows))
@@ -224,6 +253,11 @@ def evaluation_media(result: Evaluation, images: Tensor, labels: Tensor, names: 
         pictures.append(wandb.Image(large.permute(1, 2, 0).numpy(), caption=caption))
     matrix = wandb.plot.confusion_matrix(y_true=labels.tolist(), preds=predicted.tolist(), class_names=list(names))
     return {f"{split}/predictions": pictures, f"{split}/confusion_matrix": matrix}
+
+
+def wandb_command() -> str:
+    """How the user calls W&B's command, which may not be on the path."""
+    return "wandb" if shutil.which("wandb") else f"{python_command()} -m wandb"
 
 
 def one_line(error: Exception) -> str:

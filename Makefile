@@ -1,0 +1,27 @@
+# make train  everything from nothing: environment, data, the quickstart model
+# make test   everything from nothing: environment, data, linters, the test suite
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: train test lint env
+
+train: env
+	$(BIN)/python train.py --config configs/quickstart.yaml --resume
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+env: $(VENV)/.installed
+
+# The stamp is younger than pyproject.toml exactly if what it asks for is installed.
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@

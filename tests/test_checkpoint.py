@@ -1,0 +1,147 @@
+"""A checkpoint is whole, loads as what was saved, and anything else is refused by name."""
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import vit
+from vit import checkpoint, data
+from vit.config import Config, UsageError, ViTConfig
+from vit.model import VisionTransformer
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> tuple[Path, VisionTransformer]:
+    config = Config(name="run", model=ViTConfig(dim=16, depth=2, heads=[1, 2], pool="cls", qk_norm=True, head_dim=6))
+    model = VisionTransformer(config.model)
+    folder = tmp_path / "run" / "best"
+    folder.parent.mkdir()
+    checkpoint.save_checkpoint(folder, model, config, {"val/acc": 0.75, "compute/epoch": 3.0})
+    return folder, model
+
+
+class TestLoading:
+    def test_gives_the_saved_model_in_eval_mode_with_labels_and_preprocessing(self, saved: tuple) -> None:
+        folder, model = saved
+        image = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8)
+        for source in (folder, str(folder), folder.parent):  # a run folder means its best weights
+            loaded = vit.load(source)
+            assert not loaded.training
+            assert loaded.labels == data.LABELS
+            assert loaded.config == model.config
+            x = loaded.preprocess(image)
+            assert torch.equal(x, data.normalise(image[None]))
+            assert torch.equal(loaded(x), model.eval()(x))
+
+    def test_folder_holds_three_files_and_the_card_states_the_results(self, saved: tuple) -> None:
+        folder, _ = saved
+        assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "README.md"}
+        card = (folder / "README.md").read_text()
+        assert card.startswith("---\nlicense: mit\n")
+        assert "| val/acc | 0.75 |" in card
+        with checkpoint.safe_open(folder / "model.safetensors", "pt") as file:
+            assert json.loads(file.metadata()["val/acc"]) == 0.75
+
+    def test_half_precision_weights_load_too(self, saved: tuple) -> None:
+        folder, model = saved
+        save_file(
+            {k: v.half() for k, v in load_file(folder / "model.safetensors").items()}, folder / "model.safetensors"
+        )
+        weights = vit.load(folder).state_dict()
+        assert all(torch.equal(weights[k], v.half().float()) for k, v in model.state_dict().items())
+
+
+class TestRefusals:
+    def damage(self, folder: Path, kind: str) -> None:
+        weights, config = folder / "model.safetensors", folder / "config.json"
+        tensors, description = load_file(weights), json.loads(config.read_text())
+        match kind:
+            case "no weights":
+                weights.unlink()
+            case "truncated weights":
+                weights.write_bytes(weights.read_bytes()[:-100])
+            case "empty weights":
+                weights.write_bytes(b"")
+            case "pickle as weights":
+                weights.write_bytes(pickle.dumps({"a": 1}) * 100)
+            case "missing tensor":
+                del tensors["blocks.1.attn.scale"]
+                save_file(tensors, weights)
+            case "extra tensor":
+                save_file(tensors | {"blocks.2.norm1.weight": torch.zeros(16)}, weights)
+            case "other shape":
+                config.write_text(json.dumps(description | {"model": description["model"] | {"dim": 32}}))
+            case "other format":
+                config.write_text(json.dumps(description | {"format": 99}))
+            case "foreign config":
+                config.write_text(json.dumps({"architecture": "vit_base_patch16_224", "num_classes": 1000}))
+            case "truncated config":
+                config.write_text(config.read_text()[:50])
+            case "unknown setting":
+                config.write_text(json.dumps(description | {"model": description["model"] | {"depht": 2}}))
+            case "impossible setting":
+                config.write_text(json.dumps(description | {"model": description["model"] | {"patch_size": 5}}))
+            case "wrong type":
+                config.write_text(json.dumps(description | {"model": description["model"] | {"dim": "big"}}))
+            case "no labels":
+                del description["labels"]
+                config.write_text(json.dumps(description))
+
+    @pytest.mark.parametrize(
+        ("kind", "message"),
+        [
+            ("no weights", "not a checkpoint or run folder .*model.safetensors is missing"),
+            ("truncated weights", "model.safetensors: damaged"),
+            ("empty weights", "model.safetensors: damaged"),
+            ("pickle as weights", "model.safetensors: damaged or not a safetensors file"),
+            ("missing tensor", r"blocks.1.attn.scale is absent, config.json asks for \(\)"),
+            ("extra tensor", r"blocks.2.norm1.weight is \(16,\), config.json asks for absent"),
+            ("other shape", r"blocks.0.attn.proj.bias is \(16,\), config.json asks for \(32,\)"),
+            ("other format", "config.json: expected format 1, got 99"),
+            ("foreign config", "config.json: not a checkpoint of this project"),
+            ("truncated config", "config.json: not JSON"),
+            ("unknown setting", "config.json: model.depht: no such setting"),
+            ("impossible setting", "config.json: model.patch_size: expected a divisor"),
+            ("wrong type", "config.json: "),
+            ("no labels", "config.json: labels: expected a list"),
+        ],
+    )
+    def test_damage_is_named(self, saved: tuple, kind: str, message: str) -> None:
+        folder, _ = saved
+        self.damage(folder, kind)
+        with pytest.raises(UsageError, match=message):
+            vit.load(folder)
+
+    def test_state_file_runs_nothing(self, tmp_path: Path) -> None:
+        path = tmp_path / "state.pt"
+        path.write_bytes(b"cos\nsystem\n(S'touch " + str(tmp_path / "opened").encode() + b"'\ntR.")
+        with pytest.raises(UsageError, match=r"state.pt"):
+            checkpoint.load_state(path)
+        assert not (tmp_path / "opened").exists()
+
+    def test_truncated_state_file(self, tmp_path: Path) -> None:
+        path = tmp_path / "state.pt"
+        checkpoint.save_state(path, {"step": 3, "model": {"weight": torch.ones(100)}})
+        assert checkpoint.load_state(path)["step"] == 3
+        path.write_bytes(path.read_bytes()[:-200])
+        with pytest.raises(UsageError, match=r"state.pt: .*cannot resume"):
+            checkpoint.load_state(path)
+
+
+def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail() -> None:
+        with checkpoint.atomic(path) as part:
+            part.write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

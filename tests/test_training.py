@@ -1,0 +1,237 @@
+"""Training is reproducible to the bit, resumes as if nothing had happened, and logs every row once."""
+
+import functools
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import vit
+from vit import compute
+from vit.cli import Interrupted
+from vit.config import AugmentConfig, Config, DataConfig, OptimConfig, TrainConfig, UsageError, ViTConfig
+from vit.training import Training, train
+
+Make = Callable[..., Config]
+
+# What depends on the clock or the memory of the machine; all else is reproducible.
+OF_THE_MACHINE = ("compute/train_seconds", "train/images_per_second", "compute/mfu", "compute/peak_memory_bytes")
+
+
+def outcome(folder: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
+    """Final weights and logged rows of a run, without timings."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = [{key: value for key, value in row.items() if key not in OF_THE_MACHINE} for row in rows]
+    return load_file(folder / "last" / "model.safetensors"), rows
+
+
+def assert_same(first: Path, second: Path) -> None:
+    (weights, rows), (other_weights, other_rows) = outcome(first), outcome(second)
+    assert rows == other_rows
+    assert weights.keys() == other_weights.keys()
+    assert all(torch.equal(weights[name], other_weights[name]) for name in weights)
+
+
+def do_at_step(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], None]) -> None:
+    """Have `action` happen in the middle of the given step, counted from 1."""
+    original = Training.train_step
+
+    def train_step(self: Training) -> None:
+        if self.step == step - 1:
+            action()
+        original(self)
+
+    monkeypatch.setattr(Training, "train_step", train_step)
+
+
+@pytest.fixture
+def uninterrupted(small: Make) -> Path:
+    return Path(train(small(name="uninterrupted"))["run"])
+
+
+class TestReproducible:
+    def test_same_seed_same_run(self, small: Make, uninterrupted: Path) -> None:
+        assert_same(uninterrupted, Path(train(small(name="again"))["run"]))
+
+    def test_other_seed_other_run(self, small: Make, uninterrupted: Path) -> None:
+        weights, _ = outcome(Path(train(small(name="other", seed=1))["run"]))
+        assert not torch.equal(weights["head.weight"], outcome(uninterrupted)[0]["head.weight"])
+
+    def test_arms_that_differ_in_heads_start_alike_and_see_the_same_batches(
+        self, small: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: dict[int, list[torch.Tensor]] = {}
+        for heads in (1, 4):
+            config = small(name=f"heads{heads}", model=ViTConfig(dim=16, depth=2, heads=heads, drop_path=0.2))
+            original = vit.VisionTransformer.forward
+
+            def forward(self: Any, x: torch.Tensor, *rest: Any, original: Any = original, heads: int = heads) -> Any:
+                if self.training:
+                    seen.setdefault(heads, []).append(x.clone())
+                return original(self, x, *rest)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(vit.VisionTransformer, "forward", forward)
+                train(config)
+        assert len(seen[1]) == 12
+        assert all(torch.equal(a, b) for a, b in zip(seen[1], seen[4], strict=True))
+
+
+class TestResume:
+    @pytest.mark.parametrize("step", [1, 5, 6, 11])
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_interrupted_run_ends_as_if_it_had_not_been(
+        self, small: Make, uninterrupted: Path, monkeypatch: pytest.MonkeyPatch, step: int, number: int
+    ) -> None:
+        with monkeypatch.context() as patch:
+            do_at_step(patch, step, lambda: os.kill(os.getpid(), number))
+            with pytest.raises(Interrupted, match=f"stopped after step {step} of 12, .* --resume") as stop:
+                train(small())
+        assert stop.value.code == 128 + number
+        assert_same(Path(train(small(resume=True))["run"]), uninterrupted)
+
+    def test_interrupted_again_and_again(
+        self, small: Make, uninterrupted: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for step in range(1, 12):
+            with monkeypatch.context() as patch:
+                do_at_step(patch, step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+                with pytest.raises(Interrupted):
+                    train(small(resume=True))
+        assert_same(Path(train(small(resume=True))["run"]), uninterrupted)
+
+    @pytest.mark.parametrize("step", [3, 6, 10])
+    def test_killed_without_warning(
+        self, small: Make, uninterrupted: Path, monkeypatch: pytest.MonkeyPatch, step: int
+    ) -> None:
+        """An exception in mid-step stands for a kill: nothing is saved since the last epoch's end, if any."""
+
+        def die() -> None:
+            raise MemoryError
+
+        with monkeypatch.context() as patch:
+            do_at_step(patch, step, die)
+            with pytest.raises(MemoryError):
+                train(small())
+        assert_same(Path(train(small(resume=True))["run"]), uninterrupted)
+
+    def test_finished_run_is_reported_not_repeated(self, small: Make, uninterrupted: Path) -> None:
+        before = {path: path.stat().st_mtime_ns for path in uninterrupted.rglob("*") if path.name != ".lock"}
+        summary = train(small(name="uninterrupted", resume=True))
+        assert summary == json.loads((uninterrupted / "summary.json").read_text())
+        assert {path: path.stat().st_mtime_ns for path in before} == before
+
+    def test_name_in_use_is_refused_and_untouched(self, small: Make, uninterrupted: Path) -> None:
+        before = (uninterrupted / "metrics.jsonl").read_bytes()
+        with pytest.raises(UsageError, match=r"name: .*uninterrupted exists already; go on with it by --resume"):
+            train(small(name="uninterrupted"))
+        assert (uninterrupted / "metrics.jsonl").read_bytes() == before
+
+    def test_other_settings_are_refused(self, small: Make, uninterrupted: Path) -> None:
+        with pytest.raises(UsageError, match=r"optim.lr: .* was started with 0.02, cannot go on with 0.5"):
+            train(small(name="uninterrupted", resume=True, optim=OptimConfig(ema=0.9, lr=0.5)))
+
+    def test_one_process_at_a_time(self, small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+        def second_process() -> None:
+            with pytest.raises(UsageError, match="is being trained by another process"):
+                train(small(resume=True))
+
+        do_at_step(monkeypatch, 2, second_process)
+        train(small())
+
+
+class TestLoop:
+    def test_rows_carry_the_contract_names(self, small: Make, uninterrupted: Path) -> None:
+        rows = [json.loads(line) for line in (uninterrupted / "metrics.jsonl").read_text().splitlines()]
+        axes = {"compute/train_flops", "compute/images_seen", "compute/train_seconds", "compute/epoch"}
+        kinds = [set(row) - axes for row in rows]
+        start = {"model/params", "model/forward_flops", "model/forward_macs", "attention/backend"}
+        steps = {"train/loss", "train/acc", "train/lr", "train/grad_norm", "train/images_per_second"}
+        val = {"val/loss", "val/acc"}
+        end = {"test/loss", "test/acc", "test/ece", "best/val_acc", "compute/peak_memory_bytes", "compute/mfu"}
+        assert kinds == [start, steps, val, steps, steps, val, end]
+        assert all(axes <= set(row) for row in rows)
+        # 12 steps of 20 images, each costing what the closed form says.
+        config = small().model
+        assert rows[-1]["compute/images_seen"] == 240
+        assert rows[-1]["compute/train_flops"] == 240 * compute.train_flops(config)
+        assert rows[-1]["best/val_acc"] == max(row["val/acc"] for row in rows if "val/acc" in row)
+        summary = json.loads((uninterrupted / "summary.json").read_text())
+        assert set().union(*kinds) <= summary.keys()
+        for key in ("test/acc", "model/params"):
+            assert summary[key] == next(row[key] for row in rows if key in row)
+
+    def test_it_learns(self, small: Make) -> None:
+        """A thousand images in ten epochs: far above chance on images never seen."""
+        config = small(
+            model=ViTConfig(dim=32, depth=2, heads=2, patch_size=8),
+            data=DataConfig(root=small().data.root, train_images=1000, val_images=500),
+            augment=AugmentConfig(),
+            optim=OptimConfig(),
+            train=TrainConfig(epochs=10, batch_size=50, eval_every=5),
+        )
+        assert train(config)["test/acc"] > 0.27
+
+    def test_best_weights_are_those_of_the_best_validation(self, small: Make) -> None:
+        summary = train(small(train=TrainConfig(epochs=4, batch_size=20)))
+        folder = Path(summary["run"])
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        best = max((row for row in rows if "val/acc" in row), key=lambda row: row["val/acc"])
+        with vit.checkpoint.safe_open(folder / "best" / "model.safetensors", "pt") as file:
+            saved = {key: json.loads(value) for key, value in file.metadata().items() if key != "format"}
+        assert saved["val/acc"] == best["val/acc"] == summary["best/val_acc"]
+        assert saved["compute/epoch"] == best["compute/epoch"]
+
+    def test_without_validation_the_last_weights_count(self, small: Make) -> None:
+        data_config = DataConfig(root=small().data.root, train_images=120, val_images=0)
+        summary = train(small(data=data_config))
+        best, last = (load_file(Path(summary["run"]) / name / "model.safetensors") for name in ("best", "last"))
+        assert all(torch.equal(best[name], last[name]) for name in last)
+        assert "best/val_acc" not in summary
+        assert "val/acc" not in summary
+
+    def test_accumulation_is_the_same_step(self, small: Make) -> None:
+        plain = {
+            "model": ViTConfig(dim=16, depth=2, heads=2, patch_size=8),
+            "optim": OptimConfig(name="adamw", lr=1e-3),
+        }
+        whole = train(small(name="whole", **plain, train=TrainConfig(epochs=1, batch_size=20)))
+        parts = train(small(name="parts", **plain, train=TrainConfig(epochs=1, batch_size=20, accumulate=4)))
+        a, b = (load_file(Path(run["run"]) / "last" / "model.safetensors") for run in (whole, parts))
+        for name in a:
+            torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=1e-4)
+
+    def test_ema_weights_are_the_ones_saved(self, small: Make) -> None:
+        """The same training with and without averaging: the raw weights in state.pt agree, the saved ones differ."""
+        runs = {}
+        for decay in (0.0, 0.9):
+            folder = Path(train(small(name=f"ema{decay}", optim=OptimConfig(ema=decay)))["run"])
+            runs[decay] = torch.load(folder / "state.pt", weights_only=True), outcome(folder)[0]
+        (plain_state, plain), (state, averaged) = runs[0.0], runs[0.9]
+        assert torch.equal(state["model"]["head.weight"], plain_state["model"]["head.weight"])
+        assert torch.equal(plain["head.weight"], plain_state["model"]["head.weight"])
+        assert torch.equal(averaged["head.weight"], state["ema"]["head.weight"])
+        assert not torch.equal(averaged["head.weight"], state["model"]["head.weight"])
+
+    def test_compiled_training_saves_ordinary_names(self, small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+        # Dynamo's own backend needs no C++ compiler and minutes; the wrapping is the same.
+        eager = functools.partialmethod(torch.nn.Module.compile, backend="eager")
+        monkeypatch.setattr(torch.nn.Module, "compile", eager)
+        summary = train(small(train=TrainConfig(epochs=1, batch_size=20, compile=True), optim=OptimConfig()))
+        names = load_file(Path(summary["checkpoint"]) / "model.safetensors").keys()
+        assert names == vit.VisionTransformer(small().model).state_dict().keys()
+
+    def test_divergence_is_named(self, small: Make) -> None:
+        with pytest.raises(UsageError, match=r"optim.lr: the training diverged"):
+            train(small(optim=OptimConfig(name="adamw", lr=1e30, clip_norm=0), train=TrainConfig(batch_size=20)))
+
+    def test_unknown_device_is_refused_before_anything_is_written(self, small: Make) -> None:
+        with pytest.raises(UsageError, match="device: 'toaster' is not available here"):
+            train(small(device="toaster"))
+        assert not Path(small().runs_dir).exists()

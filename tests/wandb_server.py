@@ -1,0 +1,188 @@
+"""A W&B server on the loopback interface, just enough of one: runs, history rows, resuming, files and artifacts."""
+
+import gzip
+import http.server
+import json
+import re
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+FORBIDDEN = {"errors": [{"message": "not implemented by this test server"}]}
+
+
+@dataclass
+class StoredRun:
+    """What the server knows of one run."""
+
+    name: str
+    config: dict[str, Any] = field(default_factory=dict)
+    job_type: str | None = None
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    finished: bool = False
+
+
+class WandbServer:
+    """`runs` holds what clients sent. `drop_everything` makes it stop answering, like a server that died."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, StoredRun] = {}
+        self.artifacts: list[dict[str, Any]] = []
+        self.operations: list[str] = []
+        self.drop_everything = False
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                if outer.drop_everything:
+                    self.connection.close()
+                    return
+                if self.headers.get("Content-Encoding") == "gzip":
+                    body = gzip.decompress(body)
+                answer = outer.graphql(json.loads(body)) if self.path == "/graphql" else outer.stream(self.path, body)
+                self.reply(answer)
+
+            def do_PUT(self) -> None:
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                self.reply({})
+
+            def do_GET(self) -> None:
+                self.reply({})
+
+            def reply(self, answer: dict[str, Any]) -> None:
+                content = json.dumps(answer).encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        class Server(http.server.ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, *_: object) -> None:
+                pass  # a client that closes its connections
+
+        self.http = Server(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self.http.shutdown()
+        self.http.server_close()
+
+    def graphql(self, request: dict[str, Any]) -> dict[str, Any]:
+        query, variables = request["query"], request.get("variables") or {}
+        operation = re.search(r"(?:query|mutation)\s+(\w+)", query)
+        name = operation[1] if operation else "?"
+        self.operations.append(name)
+        handler = getattr(self, f"do_{name}", None)
+        return {"data": handler(variables)} if handler else FORBIDDEN
+
+    def do_Viewer(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"viewer": {"id": "1", "entity": "tester", "username": "tester", "flags": "{}", "teams": {"edges": []}}}
+
+    def do_RunResumeStatus(self, variables: dict[str, Any]) -> dict[str, Any]:
+        run = self.runs.get(variables["name"])
+        if run is None:
+            return {"model": {"id": "p", "name": "p", "entity": {"id": "e", "name": "tester"}, "bucket": None}}
+        bucket = {
+            "id": run.name,
+            "name": run.name,
+            "historyLineCount": len(run.rows),
+            "eventsLineCount": 0,
+            "logLineCount": 0,
+            "historyTail": json.dumps([json.dumps(row) for row in run.rows[-1:]]),
+            "eventsTail": "[]",
+            "summaryMetrics": json.dumps(run.rows[-1] if run.rows else {}),
+            "config": json.dumps(run.config),
+            "tags": [],
+            "wandbConfig": json.dumps({"t": 1}),
+        }
+        return {"model": {"id": "p", "name": "p", "entity": {"id": "e", "name": "tester"}, "bucket": bucket}}
+
+    def do_UpsertBucket(self, variables: dict[str, Any]) -> dict[str, Any]:
+        name = variables["name"]
+        inserted = name not in self.runs
+        run = self.runs.setdefault(name, StoredRun(name))
+        if variables.get("config"):
+            run.config |= json.loads(variables["config"])  # {key: {"value": value}}
+        run.job_type = variables.get("jobType") or run.job_type
+        project = {"id": "p", "name": variables.get("project") or "p", "entity": {"id": "e", "name": "tester"}}
+        bucket = {
+            "id": name,
+            "name": name,
+            "displayName": variables.get("displayName") or name,
+            "description": None,
+            "config": variables.get("config"),
+            "sweepName": None,
+            "project": project,
+            "historyLineCount": len(run.rows),
+        }
+        return {"upsertBucket": {"bucket": bucket, "inserted": inserted}}
+
+    def do_CreateRunFiles(self, variables: dict[str, Any]) -> dict[str, Any]:
+        files = [{"name": name, "uploadUrl": f"{self.url}/storage/{name}"} for name in variables["files"]]
+        return {"createRunFiles": {"runID": "r", "uploadHeaders": [], "files": files}}
+
+    def do_CreateArtifact(self, variables: dict[str, Any]) -> dict[str, Any]:
+        given = variables.get("input", variables)
+        self.artifacts.append(given)
+        artifact = {"id": "a", "state": "PENDING", "artifactSequence": {"id": "s", "latestArtifact": None}}
+        return {"createArtifact": {"artifact": artifact}}
+
+    def do_CreateArtifactManifest(self, _: dict[str, Any]) -> dict[str, Any]:
+        file = {
+            "id": "f",
+            "name": "m",
+            "displayName": "m",
+            "uploadUrl": f"{self.url}/storage/m",
+            "uploadHeaders": [],
+            "artifact": {"id": "a"},
+        }
+        return {"createArtifactManifest": {"artifactManifest": {"id": "m", "file": file}}}
+
+    def do_UpdateArtifactManifest(self, variables: dict[str, Any]) -> dict[str, Any]:
+        return self.rename(self.do_CreateArtifactManifest(variables), "updateArtifactManifest")
+
+    @staticmethod
+    def rename(answer: dict[str, Any], key: str) -> dict[str, Any]:
+        return {key: next(iter(answer.values()))}
+
+    def do_CreateArtifactFiles(self, variables: dict[str, Any]) -> dict[str, Any]:
+        specs = variables.get("input", variables)["artifactFiles"]
+        edges = [
+            {
+                "node": {
+                    "id": spec["name"],
+                    "name": spec["name"],
+                    "displayName": spec["name"],
+                    "uploadUrl": f"{self.url}/storage/{spec['name']}",
+                    "uploadHeaders": [],
+                    "storagePath": None,
+                    "uploadMultipartUrls": None,
+                    "artifact": {"id": "a"},
+                }
+            }
+            for spec in specs
+        ]
+        return {"createArtifactFiles": {"files": {"edges": edges}}}
+
+    def do_CommitArtifact(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"commitArtifact": {"artifact": {"id": "a", "digest": "d"}}}
+
+    def stream(self, path: str, body: bytes) -> dict[str, Any]:
+        """POST /files/ENTITY/PROJECT/RUN/file_stream: history lines from an offset on."""
+        message = json.loads(body or b"{}")
+        run = self.runs[path.split("/")[4]]
+        history = (message.get("files") or {}).get("wandb-history.jsonl")
+        if history:
+            run.rows[history["offset"] :] = [json.loads(line) for line in history["content"]]
+        run.finished |= bool(message.get("complete"))
+        return {"limits": {}}
