@@ -1,5 +1,6 @@
 """Checkpoints: config.json, model.safetensors and a model card to load from, and state.pt to resume from."""
 
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -180,8 +181,10 @@ def read_weights(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Te
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """Write what resuming needs (tensors, numbers, strings and containers of them)."""
+    buffer = io.BytesIO()  # on a full disk torch.save itself raises an error that does not say so
+    torch.save(state, buffer)
     with atomic(path) as part:
-        torch.save(state, part)
+        part.write_bytes(buffer.getbuffer())
 
 
 def load_state(path: Path) -> dict[str, Any]:

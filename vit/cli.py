@@ -95,6 +95,10 @@ def explain(message: str, types: dict[str, Any]) -> str:
         value = re.search(r"(?:Given value|Got value): (.*)", message.splitlines()[-1])
         kind = str(types[found[1]]) if hasattr(types[found[1]], "__args__") else types[found[1]].__name__
         return f"{found[1]}: expected {kind.replace('typing.', '')}, got {value[1] if value else 'something else'}"
+    if "Problems parsing config" in message:
+        return f"--config: the file is not valid YAML ({message.split(':', 1)[1].strip()})"
+    if found := re.search(r"File does not exist: (.*)", message):
+        return f"--config: there is no file {found[1]}"
     return message
 
 
