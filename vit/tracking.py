@@ -108,7 +108,7 @@ class WandbRun:
         for group in ("train", "val", "test"):
             self.run.define_metric(f"{group}/*", step_metric=AXES[0])
         self.run.define_metric("val/acc", step_metric=AXES[0], summary="max,last")
-        say(f"W&B: {self.where()}")
+        say(f"W&B: {how_to_look(self.location)}")
 
     @property
     def online(self) -> bool:
@@ -149,15 +149,12 @@ class WandbRun:
 
         self.safely("upload", send)
 
-    def where(self) -> str:
-        """Where to look at the run, or how to, as one line."""
+    @property
+    def location(self) -> str | None:
+        """The run's address if it is online, its folder if it is offline."""
         if self.run is None:
-            return "disabled"
-        if self.online:
-            return str(self.run.url)
-        wandb = wandb_command()
-        folder = os.path.relpath(self.run.settings.sync_dir)
-        return f"offline; look with `{wandb} leet {folder}`, upload with `{wandb} sync {folder}`"
+            return None
+        return str(self.run.url) if self.online else os.path.relpath(self.run.settings.sync_dir)
 
     def finish(self, exit_code: int = 0) -> None:
         """Wait, for a bounded time, until everything is written or sent."""
@@ -253,6 +250,15 @@ def evaluation_media(result: Evaluation, images: Tensor, labels: Tensor, names: 
         pictures.append(wandb.Image(large.permute(1, 2, 0).numpy(), caption=caption))
     matrix = wandb.plot.confusion_matrix(y_true=labels.tolist(), preds=predicted.tolist(), class_names=list(names))
     return {f"{split}/predictions": pictures, f"{split}/confusion_matrix": matrix}
+
+
+def how_to_look(location: str | None) -> str:
+    """What to do with a run's `location`, as one line."""
+    if location is None:
+        return "none (W&B is disabled); metrics.jsonl has every row"
+    if location.startswith("http"):
+        return location
+    return f"offline; look: {wandb_command()} leet {location}   upload: {wandb_command()} sync {location}"
 
 
 def wandb_command() -> str:

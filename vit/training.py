@@ -3,10 +3,7 @@
 import copy
 import hashlib
 import math
-import signal
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +13,17 @@ from torch import Tensor
 
 from vit import checkpoint, compute, data
 from vit.augment import augment
-from vit.cli import Interrupted, python_command, say
+from vit.cli import Interrupted, python_command, say, stop_signals
 from vit.config import Config, UsageError
 from vit.data import Split
 from vit.device import autocast, pick_device, precision_dtype
 from vit.evaluation import evaluate
+from vit.meters import Clock, Window
 from vit.model import VisionTransformer
 from vit.optim import make_optimizers, schedule, set_lr, update_ema
 from vit.progress import Progress
 from vit.run_folder import open_run, read_summary, write_summary
-from vit.tracking import Row, Tracker, evaluation_media
+from vit.tracking import Row, Tracker, evaluation_media, how_to_look
 
 
 def train(config: Config) -> dict[str, Any]:
@@ -47,8 +45,13 @@ def train(config: Config) -> dict[str, Any]:
         else:
             with stop_signals() as received:
                 summary = Training(config, folder, device, train_set, test_set).run(received)
-    say(f"test accuracy {summary['test/acc']:.2%}\nrun         {summary['run']}\ncheckpoint  {summary['checkpoint']}")
-    say(f"W&B         {summary['wandb']}")
+    for title, text in (
+        ("test accuracy", f"{summary['test/acc']:.2%}"),
+        ("run folder", summary["run"]),
+        ("checkpoint", summary["checkpoint"]),
+        ("dashboard", how_to_look(summary["wandb"])),
+    ):
+        say(f"{title:14}{text}")
     return summary
 
 
@@ -86,7 +89,7 @@ class Training:
     def run(self, received: list[int]) -> dict[str, Any]:
         """Train to the end, or stop after the step in which a signal was `received`."""
         config = self.config.train
-        if self.step == 0:
+        if not self.tracker.rows():
             self.log(self.costs())
         progress = Progress(self.step, self.steps, self.steps_per_epoch)
         self.clock.start()
@@ -189,7 +192,7 @@ class Training:
             "seed": config.seed,
             "run": str(self.folder),
             "checkpoint": str(self.folder / "best"),
-            "wandb": self.tracker.wandb.where(),
+            "wandb": self.tracker.wandb.location,
         } | self.tracker.last_values()
         self.tracker.finish()
         write_summary(self.folder, summary)
@@ -213,7 +216,14 @@ class Training:
         }
 
     def log(self, row: Row, media: Callable[[], Row] | None = None) -> None:
-        """Log a row with every x-axis beside it."""
+        """Log a row with every x-axis beside it.
+
+        Raises:
+            UsageError: a number in it is not finite any more.
+        """
+        for key, value in row.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UsageError(f"optim.lr: the training diverged ({key} is {value}); choose a smaller one")
         axes: Row = {
             "compute/train_flops": self.train_flops,
             "compute/images_seen": self.step * self.config.train.batch_size,
@@ -247,91 +257,6 @@ class Training:
             self.ema.load_state_dict(state["ema"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-
-
-class Window:
-    """Sums over the steps since the last logged row, kept on the device so that no step waits for them."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.sums = torch.zeros(3, dtype=torch.double if device.type != "mps" else torch.float, device=device)
-        self.images = self.steps = 0
-        self.since = 0.0  # training seconds at the last row
-
-    def add(self, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
-        """Of one part of a step: its share of the step's loss, and how often the likeliest class is the target's."""
-        correct = (logits.argmax(dim=1) == targets.argmax(dim=1)).sum()
-        self.sums[0] += loss
-        self.sums[1] += correct
-        self.images += len(logits)
-
-    def add_step(self, grad_norm: Tensor) -> None:
-        self.sums[2] += grad_norm
-        self.steps += 1
-
-    def row(self, seconds: float) -> Row:
-        """The window as a row, and a new window.
-
-        Raises:
-            UsageError: the loss is not finite any more.
-        """
-        loss, correct, norm = self.sums.tolist()
-        if not math.isfinite(loss):
-            raise UsageError("optim.lr: the training diverged (the loss is not finite); choose a smaller one")
-        row = {
-            "train/loss": loss / self.steps,
-            "train/acc": correct / self.images,
-            "train/grad_norm": norm / self.steps,
-            "train/images_per_second": self.images / (seconds - self.since),
-        }
-        self.sums.zero_()
-        self.images, self.steps, self.since = 0, 0, seconds
-        return row
-
-    def state(self) -> dict[str, Any]:
-        return {"sums": self.sums.tolist(), "images": self.images, "steps": self.steps, "since": self.since}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self.sums.copy_(torch.tensor(state["sums"], dtype=self.sums.dtype))
-        self.images, self.steps, self.since = state["images"], state["steps"], state["since"]
-
-
-class Clock:
-    """Seconds, and on a GPU joules, of training alone: what lies between a `start` and the next `lap`."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.seconds = 0.0
-        self.joules: float | None = None
-
-    def start(self) -> None:
-        compute.synchronize(self.device)
-        self.started, self.meter = time.perf_counter(), compute.energy_joules(self.device)
-
-    def lap(self) -> None:
-        seconds, meter = self.started, self.meter
-        self.start()
-        self.seconds += self.started - seconds
-        if meter is not None and self.meter is not None:
-            self.joules = (self.joules or 0.0) + self.meter - meter
-
-
-@contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """A list that SIGINT or SIGTERM add themselves to; a second one acts as usual, for the impatient."""
-    received: list[int] = []
-
-    def note(number: int, _: object) -> None:
-        received.append(number)
-        say(f"{signal.Signals(number).name}: finishing this step, then saving")
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-    before = {each: signal.signal(each, note) for each in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
 
 
 def seed_of(seed: int, purpose: str, index: int = 0) -> int:
