@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from wandb_server import WandbServer
 
+from eval import main as evaluate_door
 from vit import tracking
-from vit.config import Config, WandbConfig
+from vit.config import Config, EvalConfig, EvalDataConfig, WandbConfig
 from vit.tracking import Tracker
+from vit.training import train
 
 
 @pytest.fixture
@@ -139,6 +141,30 @@ class TestOnline:
         assert "W&B: online failed" in said
         assert "sync" in said
         assert "leet" in said
+
+    def test_a_whole_training_and_evaluation(
+        self, small: Callable[..., Config], server: WandbServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Same rows on both sides; at the end pictures, a confusion matrix and the checkpoint; evaluation as a job."""
+        summary = train(small(wandb=WandbConfig(project="heads")))
+        (run,) = server.runs.values()
+        assert summary["wandb"] == f"{server.url}/tester/heads/runs/{run.name}"
+        *rows, last = [without_own(each) for each in run.rows]
+        *expected_rows, expected_last = rows_of_file(Path(summary["run"]))
+        assert rows == expected_rows
+        assert {key: last[key] for key in expected_last} == expected_last
+        extra = last.keys() - expected_last.keys()
+        assert last["test/predictions"]["count"] == 24
+        assert "frog" in "".join(last["test/predictions"]["captions"])
+        assert any("confusion_matrix" in key for key in extra)
+        (model,) = [artifact for artifact in server.artifacts if artifact["artifactTypeName"] == "model"]
+        assert [alias["alias"] for alias in model["aliases"]] == ["best", "latest"]
+        sys.modules["wandb"].teardown()
+
+        result = evaluate_door(EvalConfig(summary["run"], device="cpu", data=EvalDataConfig(small().data.root)))
+        evaluation = next(each for each in server.runs.values() if each.job_type == "eval")
+        assert evaluation.rows[0]["test/acc"] == result["test/acc"] == summary["test/acc"]
+        assert evaluation.config["model.heads"] == {"value": 2}
 
 
 class TestOffline:

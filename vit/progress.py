@@ -22,7 +22,7 @@ class Progress:
             total=steps,
             unit="step",
             disable=not sys.stderr.isatty(),
-            bar_format="{percentage:3.0f} % {bar} {elapsed}, {remaining} left {postfix}",
+            bar_format="{percentage:3.0f} % {bar} {elapsed}, {remaining} left{postfix}",
         )
 
     def advance(self, step: int) -> None:
