@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import os
 import signal
 from collections.abc import Callable
@@ -13,10 +14,10 @@ import torch
 from safetensors.torch import load_file
 
 import vit
-from vit import compute
+from vit import compute, data
 from vit.cli import Interrupted
 from vit.config import AugmentConfig, Config, DataConfig, OptimConfig, TrainConfig, UsageError, ViTConfig
-from vit.training import Training, train
+from vit.training import Training, seed_of, train
 
 Make = Callable[..., Config]
 
@@ -181,6 +182,54 @@ class TestLoop:
         assert set().union(*kinds) <= summary.keys()
         for key in ("test/acc", "model/params"):
             assert summary[key] == next(row[key] for row in rows if key in row)
+
+    def test_it_is_the_plain_loop(self, small: Make, cifar: tuple[data.Split, data.Split]) -> None:
+        """Written out with PyTorch alone, the same steps end in the same weights: order and flips of the images, label
+        smoothing, clipping, decay of the learning rate, AdamW."""
+        config = small(
+            model=ViTConfig(dim=16, depth=2, heads=2, patch_size=8),
+            augment=AugmentConfig(crop=0),
+            optim=OptimConfig(name="adamw", lr=0.01, weight_decay=0.5, clip_norm=0.5, warmup=0.25, schedule="cosine"),
+            train=TrainConfig(epochs=2, batch_size=20, label_smoothing=0.2, log_every=4),
+        )
+        folder = Path(train(config)["run"])
+
+        (images, labels), _ = cifar
+        chosen, _ = data.split_indices(labels, config.data)
+        torch.manual_seed(seed_of(0, "weights"))
+        model = vit.VisionTransformer(config.model)
+        decayed = [p for name, p in model.named_parameters() if p.ndim > 1 and name != "pos_embed"]
+        free = [p for name, p in model.named_parameters() if p.ndim == 1 or name == "pos_embed"]
+        optimizer = torch.optim.AdamW([{"params": decayed}, {"params": free, "weight_decay": 0.0}], weight_decay=0.5)
+        norms = []
+        for step in range(12):
+            if step % 6 == 0:
+                generator = torch.Generator().manual_seed(seed_of(0, "order", step // 6))
+                order = chosen[torch.randperm(120, generator=generator)]
+            batch = order[step % 6 * 20 : step % 6 * 20 + 20]
+            torch.manual_seed(seed_of(0, "step", step))
+            torch.randint(0, 1, (20, 1))  # the vertical shift, 0 here, is drawn first
+            flip = torch.rand(20, 1) < 0.5
+            pixels = torch.where(flip[:, :, None, None], images[batch].flip(-1), images[batch])
+            mean, std = (torch.tensor(values).view(3, 1, 1) for values in (data.MEAN, data.STD))
+            logits = model((pixels / 255 - mean) / std)
+            log_odds = logits.log_softmax(dim=1)
+            target = 0.8 * torch.nn.functional.one_hot(labels[batch], 10) + 0.02
+            optimizer.zero_grad()
+            (-(target * log_odds).sum(dim=1).mean()).backward()
+            norms.append(torch.sqrt(sum((p.grad**2).sum() for p in model.parameters())).item())
+            for param in model.parameters():
+                param.grad *= min(1, 0.5 / (norms[-1] + 1e-6))
+            rate = (step + 1) / 4 if step < 3 else (1 + math.cos(math.pi * (step - 3) / 9)) / 2
+            for group in optimizer.param_groups:
+                group["lr"] = 0.01 * rate
+            optimizer.step()
+        weights, rows = outcome(folder)
+        for name, tensor in model.state_dict().items():
+            torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=1e-5)
+        assert max(norms) > 0.5  # so clipping did something
+        logged = [row["train/grad_norm"] for row in rows if "train/grad_norm" in row]
+        assert logged == pytest.approx([sum(norms[i : i + 4]) / 4 for i in (0, 4, 8)], rel=1e-3)
 
     def test_it_learns(self, small: Make) -> None:
         """A thousand images in ten epochs: far above chance on images never seen."""

@@ -18,7 +18,7 @@ from vit.cli import python_command, say
 from vit.config import Config, WandbConfig, flatten
 from vit.evaluation import Evaluation
 
-# Every row carries these, so that each can be the x-axis of any chart; the first is the default.
+# Every row carries these (energy on a GPU only), so that each can be the x-axis of any chart; the first is the default.
 AXES = ("compute/train_flops", "compute/images_seen", "compute/train_seconds", "compute/epoch", "compute/energy_joules")
 
 INIT_TIMEOUT = 20  # seconds to wait for a server before going on offline
@@ -46,7 +46,7 @@ class WandbRun:
         settings: dict[str, Any],
         id: str | None = None,
     ) -> None:
-        self.id = id or secrets.token_hex(4)
+        self.id = id or os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)  # a sweep's agent chooses the id
         self.folder = folder
         self.run: Any = None
         self.rows = 0  # rows that W&B already has of this run
@@ -65,6 +65,7 @@ class WandbRun:
         mode: str = config.mode
         if mode == "auto":
             mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False, verify=False) else "offline")
+            mode = {"run": "online", "dryrun": "offline"}.get(mode, mode)  # W&B's older names
         if mode == "disabled":
             return
 

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import math
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,12 @@ def train(config: Config) -> dict[str, Any]:
             say(f"{folder} is finished already")
         else:
             with stop_signals() as received:
-                summary = Training(config, folder, device, train_set, test_set).run(received)
+                training = Training(config, folder, device, train_set, test_set)
+                try:
+                    summary = training.run(received)
+                except BaseException as error:
+                    training.tracker.finish(error.code if isinstance(error, Interrupted) else 1)
+                    raise
     for title, text in (
         ("test accuracy", f"{summary['test/acc']:.2%}"),
         ("run folder", summary["run"]),
@@ -91,6 +97,7 @@ class Training:
         config = self.config.train
         if not self.tracker.rows():
             self.log(self.costs())
+            self.save_state()
         progress = Progress(self.step, self.steps, self.steps_per_epoch)
         self.clock.start()
         while self.step < self.steps and not received:
@@ -113,10 +120,9 @@ class Training:
             return self.finish()
         self.clock.lap()
         self.save_state()
-        code = 128 + received[0]
-        self.tracker.finish(code)
-        go_on = f"{python_command()} train.py --config {self.folder / 'config.yaml'} --resume"
-        raise Interrupted(f"stopped after step {self.step} of {self.steps}, all saved; go on with: {go_on}", code)
+        go_on = f"{python_command()} train.py --config {shlex.quote(str(self.folder / 'config.yaml'))} --resume"
+        message = f"stopped after step {self.step} of {self.steps}, all saved; go on with: {go_on}"
+        raise Interrupted(message, 128 + received[0])
 
     def train_step(self) -> None:
         """One optimizer step. Its randomness follows from the seed and the step number, so a resumed run repeats it."""
