@@ -10,7 +10,8 @@ from vit.config import EvalConfig
 def main(config: EvalConfig) -> dict[str, Any]:
     # PyTorch is imported only once the settings are known to be good.
     from vit import checkpoint, compute, data
-    from vit.config import Config, DataConfig, UsageError, WandbConfig, flatten
+    from vit.checks import UsageError
+    from vit.config import Config, DataConfig, WandbConfig, flatten
     from vit.device import autocast, pick_device
     from vit.evaluation import evaluate
     from vit.tracking import WandbRun, evaluation_media
@@ -27,7 +28,8 @@ def main(config: EvalConfig) -> dict[str, Any]:
         images, labels = train_images[val], train_labels[val]
 
     precision = autocast(training["train.precision"], device)
-    result = evaluate(model, images, labels, config.batch_size, precision)
+    batch_size = config.batch_size or training["train.eval_batch_size"]
+    result = evaluate(model, images, labels, batch_size, precision, model.preprocess)
 
     row = {
         f"{config.split}/acc": result.acc,

@@ -130,6 +130,29 @@ def test_beta_has_the_moments_of_its_distribution() -> None:
     assert torch.equal(beta(0, x), torch.ones(20_000))
 
 
+@pytest.mark.parametrize(
+    "switch",
+    [
+        {"flip": True},
+        {"crop": 2},
+        {"policy": "trivialaugment"},
+        {"policy": "randaugment"},
+        {"cutout": 8},
+        {"erasing": 1.0},
+        {"mixup": 1.0},
+        {"cutmix": 1.0},
+    ],
+    ids=str,
+)
+def test_every_switch_changes_the_batch(switch: dict) -> None:
+    images, labels = torch.randint(1, 256, (32, 3, 32, 32), dtype=torch.uint8), torch.arange(32) % 10
+    plain, hard = augment(images, labels, 10, AugmentConfig(**OFF))
+    x, targets = augment(images, labels, 10, AugmentConfig(**(OFF | switch)))
+    assert x.shape == plain.shape
+    assert not torch.equal(x, plain)
+    assert torch.equal(targets, hard) == (not switch.keys() & {"mixup", "cutmix"})
+
+
 def test_reproducible_by_seed() -> None:
     images, labels = torch.randint(0, 256, (32, 3, 32, 32), dtype=torch.uint8), torch.arange(32) % 10
     config = AugmentConfig(policy="trivialaugment", cutout=8, erasing=0.5, mixup=0.5, cutmix=1.0)

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 
 import vit
 from vit import checkpoint, data
-from vit.config import Config, UsageError, ViTConfig
+from vit.checks import UsageError
+from vit.config import Config, ViTConfig
 from vit.model import VisionTransformer
 
 
@@ -87,6 +88,8 @@ class TestRefusals:
                 config.write_text(json.dumps(description | {"model": description["model"] | {"patch_size": 5}}))
             case "wrong type":
                 config.write_text(json.dumps(description | {"model": description["model"] | {"dim": "big"}}))
+            case "unknown choice":
+                config.write_text(json.dumps(description | {"model": description["model"] | {"pool": "token"}}))
             case "no labels":
                 del description["labels"]
                 config.write_text(json.dumps(description))
@@ -106,7 +109,8 @@ class TestRefusals:
             ("truncated config", "config.json: not JSON"),
             ("unknown setting", "config.json: model.depht: no such setting"),
             ("impossible setting", "config.json: model.patch_size: expected a divisor"),
-            ("wrong type", "config.json: "),
+            ("wrong type", r"config.json: model.dim: expected int, got 'big'"),
+            ("unknown choice", r"config.json: model.pool: expected Literal\['mean', 'cls'\], got 'token'"),
             ("no labels", "config.json: labels: expected a list"),
         ],
     )

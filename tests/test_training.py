@@ -1,5 +1,6 @@
 """Training is reproducible to the bit, resumes as if nothing had happened, and logs every row once."""
 
+import dataclasses
 import functools
 import json
 import math
@@ -14,9 +15,10 @@ import torch
 from safetensors.torch import load_file
 
 import vit
-from vit import compute, data
+from vit import compute, data, training
+from vit.checks import UsageError
 from vit.cli import Interrupted
-from vit.config import AugmentConfig, Config, DataConfig, OptimConfig, TrainConfig, UsageError, ViTConfig
+from vit.config import AugmentConfig, Config, DataConfig, OptimConfig, TrainConfig, ViTConfig
 from vit.training import Training, seed_of, train
 
 Make = Callable[..., Config]
@@ -149,6 +151,21 @@ class TestResume:
             train(small(name="uninterrupted"))
         assert (uninterrupted / "metrics.jsonl").read_bytes() == before
 
+    def test_checkpoints_without_a_state_are_not_overwritten(self, small: Make, uninterrupted: Path) -> None:
+        for name in ("state.pt", "summary.json"):
+            (uninterrupted / name).unlink()
+        before = (uninterrupted / "best" / "model.safetensors").read_bytes()
+        with pytest.raises(UsageError, match=r"has no state.pt to go on from"):
+            train(small(name="uninterrupted", resume=True))
+        assert (uninterrupted / "best" / "model.safetensors").read_bytes() == before
+
+    def test_state_of_another_model_is_refused(self, small: Make, uninterrupted: Path) -> None:
+        other = Path(train(small(name="other", model=ViTConfig(dim=32, depth=2, heads=2, patch_size=8)))["run"])
+        (uninterrupted / "summary.json").unlink()
+        (other / "state.pt").replace(uninterrupted / "state.pt")
+        with pytest.raises(UsageError, match=r"state.pt: not the state of this run"):
+            train(small(name="uninterrupted", resume=True))
+
     def test_other_settings_are_refused(self, small: Make, uninterrupted: Path) -> None:
         with pytest.raises(UsageError, match=r"optim.lr: .* was started with 0.02, cannot go on with 0.5"):
             train(small(name="uninterrupted", resume=True, optim=OptimConfig(ema=0.9, lr=0.5)))
@@ -252,6 +269,48 @@ class TestLoop:
         assert saved["val/acc"] == best["val/acc"] == summary["best/val_acc"]
         assert saved["compute/epoch"] == best["compute/epoch"]
 
+    def test_a_resumed_run_remembers_its_best_and_its_time(self, small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Validation is best after epoch 1 of 3; the run is interrupted in epoch 2; epoch 1 is what is tested."""
+        accuracies = iter([0.9, 0.5, 0.6])
+        tested = []
+        original = training.evaluate
+
+        def evaluate(model: Any, images: torch.Tensor, *rest: Any) -> Any:
+            result = original(model, images, *rest)
+            if len(images) == 50:
+                return dataclasses.replace(result, acc=next(accuracies))
+            tested.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+            return result
+
+        monkeypatch.setattr(training, "evaluate", evaluate)
+        settings = TrainConfig(epochs=3, batch_size=20, log_every=4)
+        with monkeypatch.context() as patch:
+            do_at_step(patch, 8, lambda: os.kill(os.getpid(), signal.SIGTERM))
+            with pytest.raises(Interrupted):
+                train(small(train=settings))
+        first_epoch = load_file(Path(small().runs_dir) / "run" / "best" / "model.safetensors")
+        summary = train(small(train=settings, resume=True))
+        assert summary["best/val_acc"] == 0.9
+        assert len(tested) == 1
+        assert all(torch.equal(tested[0][name], first_epoch[name]) for name in first_epoch)
+        rows = [json.loads(line) for line in (Path(summary["run"]) / "metrics.jsonl").read_text().splitlines()]
+        seconds = [row["compute/train_seconds"] for row in rows]
+        assert seconds == sorted(seconds)
+
+    def test_precision_and_accumulation_reach_the_model(self, small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+        seen = []
+        original = vit.VisionTransformer.forward
+
+        def forward(self: Any, x: torch.Tensor, *rest: Any) -> Any:
+            logits = original(self, x, *rest)
+            if self.training:
+                seen.append((len(x), logits.dtype))
+            return logits
+
+        monkeypatch.setattr(vit.VisionTransformer, "forward", forward)
+        train(small(train=TrainConfig(epochs=1, batch_size=20, accumulate=4, precision="bf16")))
+        assert seen == [(5, torch.bfloat16)] * 24
+
     def test_without_validation_the_last_weights_count(self, small: Make) -> None:
         data_config = DataConfig(root=small().data.root, train_images=120, val_images=0)
         summary = train(small(data=data_config))
@@ -282,6 +341,9 @@ class TestLoop:
         assert torch.equal(plain["head.weight"], plain_state["model"]["head.weight"])
         assert torch.equal(averaged["head.weight"], state["ema"]["head.weight"])
         assert not torch.equal(averaged["head.weight"], state["model"]["head.weight"])
+        torch.manual_seed(seed_of(0, "weights"))
+        initial = vit.VisionTransformer(small().model).head.weight
+        assert not torch.equal(averaged["head.weight"], initial)
 
     def test_compiled_training_saves_ordinary_names(self, small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         # Dynamo's own backend needs no C++ compiler and minutes; the wrapping is the same.

@@ -64,8 +64,8 @@ def random_policy(images: Tensor, policy: str) -> Tensor:
 def cutout(x: Tensor, side: int) -> Tensor:
     """Blank (to the mean colour) a square of `side` pixels around a random point; it may reach over the edge."""
     B, _, H, W = x.shape
-    centre = torch.rand(2, B, device=x.device) * torch.tensor([[H], [W]], device=x.device)
-    top, left = (centre - side / 2).round()
+    y, x_ = torch.rand(2, B, device=x.device)
+    top, left = (y * H - side / 2).round(), (x_ * W - side / 2).round()
     return x.masked_fill(boxes(x, top, left, top + side, left + side), 0)
 
 
@@ -109,7 +109,7 @@ def beta(alpha: float, x: Tensor) -> Tensor:
     if alpha == 0:
         return torch.ones(len(x), device=x.device)
     concentration = torch.full((len(x),), alpha, device=x.device)
-    return torch.distributions.Beta(concentration, concentration).sample()
+    return torch.distributions.Beta(concentration, concentration, validate_args=False).sample()
 
 
 def boxes(x: Tensor, top: Tensor, left: Tensor, bottom: Tensor, right: Tensor) -> Tensor:

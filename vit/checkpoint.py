@@ -15,7 +15,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from vit import compute, data
-from vit.config import Config, UsageError, ViTConfig, flatten
+from vit.checks import UsageError
+from vit.config import Config, ViTConfig, flatten
 from vit.model import VisionTransformer
 
 FORMAT = 1
@@ -104,6 +105,8 @@ def find(source: str | Path) -> Path:
     folder = Path(source)
     if (folder / "best").is_dir():
         folder = folder / "best"
+    elif (folder / "config.yaml").is_file():
+        raise UsageError(f"{source}: this run has no checkpoint yet (the first comes with the first evaluation)")
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
             raise UsageError(f"{source}: not a checkpoint or run folder ({folder / name} is missing)")
@@ -130,6 +133,9 @@ def describe(folder: Path) -> dict[str, Any]:
     for key, kind in (("model", dict), ("labels", list), ("mean", list), ("std", list), ("training", dict)):
         if not isinstance(description.get(key), kind):
             raise UsageError(f"{path}: {key}: expected a {kind.__name__}, got {description.get(key)!r}")
+    for key, item in (("labels", str), ("mean", float), ("std", float)):
+        if not all(isinstance(value, item) for value in description[key]):
+            raise UsageError(f"{path}: {key}: expected a list of {item.__name__}, got {description[key]!r}")
     return description
 
 
@@ -154,7 +160,7 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> VisionTransf
         raise UsageError(f"{folder / 'config.json'}: model.{min(unknown)}: no such setting")
     try:
         config = ViTConfig(**description["model"])
-    except (TypeError, UsageError) as error:
+    except UsageError as error:
         raise UsageError(f"{folder / 'config.json'}: {error}") from None
     if len(description["labels"]) != config.classes:
         count = len(description["labels"])

@@ -12,7 +12,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from vit.config import UsageError
+from vit.checks import UsageError, describe
 
 Settings = TypeVar("Settings")
 
@@ -39,6 +39,8 @@ def door(main: Callable[[Settings], dict[str, Any]], settings: type[Settings]) -
     except KeyboardInterrupt:
         fail("interrupted", 130)
     except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            fail(f"cannot write {error.filename or 'there'} ({error.strerror})", 2)
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         fail(f"the disk is full{f', writing {error.filename}' if error.filename else ''}; nothing saved was damaged", 1)
@@ -71,12 +73,17 @@ def parse(settings: type[Settings], arguments: list[str]) -> Settings:
         parser.add_argument(name, type=types[name])
     parser.add_class_arguments(settings, skip=positional)
     bare = {f"--{key}" for key, kind in types.items() if kind is bool}
-    arguments = [f"{argument}=true" if argument in bare else argument for argument in arguments]
+    arguments = [
+        f"{argument}=true" if argument in bare and after.lower() not in ("true", "false") else argument
+        for argument, after in zip(arguments, [*arguments, ""][1:], strict=True)
+    ]
     try:
         namespace = parser.parse_args(arguments)
         values = parser.instantiate(namespace).as_dict()
     except ArgumentError as error:
         raise UsageError(explain(str(error), types)) from None
+    except (TypeError, ValueError, OverflowError) as error:  # a group that is no mapping, a file that is no text
+        raise UsageError(f"--config: the settings cannot be read ({error})") from None
     return settings(**{field.name: values[field.name] for field in fields(settings)})  # type: ignore[arg-type]
 
 
@@ -93,6 +100,8 @@ def dotted_types(settings: type) -> dict[str, Any]:
 
 def explain(message: str, types: dict[str, Any]) -> str:
     """jsonargparse's message as one line that names the key and what was expected."""
+    if found := re.search(r"unrecognized arguments: (\S+\.ya?ml)", message):
+        return f"{found[1]}: a file of settings is given as --config {found[1]}"
     if found := re.search(r"unrecognized arguments: (?:--)?([^\s=]+)", message):
         return unknown(found[1], types)
     if found := re.search(r"Group '(.+)' does not accept option '(.+)'", message):
@@ -101,8 +110,7 @@ def explain(message: str, types: dict[str, Any]) -> str:
         return unknown(found[1], types)
     if (found := re.search(r'Parser key "(.+?)"', message)) and found[1] in types:
         value = re.search(r"(?:Given value|Got value): (.*)", message.splitlines()[-1])
-        kind = str(types[found[1]]) if hasattr(types[found[1]], "__args__") else types[found[1]].__name__
-        return f"{found[1]}: expected {kind.replace('typing.', '')}, got {value[1] if value else 'something else'}"
+        return f"{found[1]}: expected {describe(types[found[1]])}, got {value[1] if value else 'something else'}"
     if "Problems parsing config" in message:
         return f"--config: the file is not valid YAML ({message.split(':', 1)[1].strip()})"
     if found := re.search(r"File does not exist: (.*)", message):

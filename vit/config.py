@@ -3,15 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-
-class UsageError(Exception):
-    """Something the user can put right; its text is the one line shown before exit code 2."""
-
-
-def check(condition: bool, key: str, expected: str, got: object) -> None:
-    """Raise `UsageError` naming the setting unless `condition` holds."""
-    if not condition:
-        raise UsageError(f"{key}: expected {expected}, got {got!r}")
+from vit.checks import check, check_types
 
 
 @dataclass
@@ -49,20 +41,21 @@ class ViTConfig:
     drop_path: float = 0.0
 
     def __post_init__(self) -> None:
+        check_types(self, "model.")
         for key in ("image_size", "patch_size", "channels", "classes", "dim", "depth"):
             check(getattr(self, key) > 0, f"model.{key}", "a number above 0", getattr(self, key))
         divides = self.image_size % self.patch_size == 0
         check(divides, "model.patch_size", f"a divisor of image_size {self.image_size}", self.patch_size)
         if isinstance(self.heads, list):
-            check(
-                len(self.heads) == self.depth, "model.heads", f"one number for each of {self.depth} blocks", self.heads
-            )
+            fits = len(self.heads) == self.depth
+            check(fits, "model.heads", f"one number for each of {self.depth} blocks", self.heads)
         for heads in self.block_heads:
             check(heads > 0, "model.heads", "a number above 0", self.heads)
             fits = self.head_dim is not None or self.dim % heads == 0
             check(fits, "model.heads", f"a divisor of dim {self.dim} (or set head_dim)", self.heads)
         check(self.head_dim is None or self.head_dim > 0, "model.head_dim", "a number above 0 or null", self.head_dim)
-        check(self.mlp_dim > 0, "model.mlp_ratio", "a ratio with mlp_ratio * dim at least 1", self.mlp_ratio)
+        ratio_fits = 0 < self.mlp_ratio < 1000 and self.mlp_dim > 0
+        check(ratio_fits, "model.mlp_ratio", "a ratio below 1000, of at least 1 / dim", self.mlp_ratio)
         sincos_fits = self.pos_embed != "sincos" or self.dim % 4 == 0
         check(sincos_fits, "model.dim", "a multiple of 4 for sincos positions", self.dim)
         check(0 <= self.drop_path < 1, "model.drop_path", "a probability in [0, 1)", self.drop_path)
@@ -101,6 +94,7 @@ class DataConfig:
     val_images: int = 5000
 
     def __post_init__(self) -> None:
+        check_types(self, "data.")
         val, train = self.val_images, self.train_images
         check(0 <= val < 50000 and val % 10 == 0, "data.val_images", "a multiple of 10 from 0 to 49990", val)
         if train is not None:
@@ -133,6 +127,7 @@ class AugmentConfig:
     cutmix: float = 0.0
 
     def __post_init__(self) -> None:
+        check_types(self, "augment.")
         for key in ("crop", "cutout", "mixup", "cutmix"):
             check(getattr(self, key) >= 0, f"augment.{key}", "0 or more", getattr(self, key))
         check(0 <= self.erasing <= 1, "augment.erasing", "a probability in [0, 1]", self.erasing)
@@ -163,6 +158,7 @@ class OptimConfig:
     ema: float = 0.0
 
     def __post_init__(self) -> None:
+        check_types(self, "optim.")
         for key in ("lr", "rest_lr"):
             check(getattr(self, key) > 0, f"optim.{key}", "a number above 0", getattr(self, key))
         for key in ("weight_decay", "clip_norm"):
@@ -178,7 +174,7 @@ class TrainConfig:
     Args:
         epochs: passes over the training images.
         batch_size: images per optimizer step; the last incomplete batch of an epoch is left out.
-        accumulate: split each batch into this many equal parts to save memory; the step is the same.
+        accumulate: split each batch into this many equal parts to save memory; their gradients are averaged.
         label_smoothing: probability mass spread over all classes.
         precision: auto is bfloat16 autocast on a GPU and float32 on a CPU.
         compile: torch.compile the model.
@@ -198,6 +194,7 @@ class TrainConfig:
     eval_batch_size: int = 500
 
     def __post_init__(self) -> None:
+        check_types(self, "train.")
         for key in ("epochs", "batch_size", "accumulate", "log_every", "eval_every", "eval_batch_size"):
             check(getattr(self, key) > 0, f"train.{key}", "a number above 0", getattr(self, key))
         divides = self.batch_size % self.accumulate == 0
@@ -218,6 +215,11 @@ class WandbConfig:
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
     project: str = "vit-cifar10"
     entity: str | None = None
+
+    def __post_init__(self) -> None:
+        check_types(self, "wandb.")
+        plain = bool(self.project) and not set(self.project) & set("/\\#?%:")
+        check(plain, "wandb.project", "a name without any of / \\ # ? % :", self.project)
 
 
 @dataclass
@@ -245,6 +247,7 @@ class Config:
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.name is not None:
             plain = self.name not in ("", ".", "..") and not set(self.name) & set("/\\\0")
             check(plain, "name", "a folder name", self.name)
@@ -293,18 +296,19 @@ class EvalConfig:
         checkpoint: run folder (its best weights) or checkpoint folder.
         split: the test split, or the validation split of the training.
         device: auto, cpu, cuda, cuda:1, mps.
-        batch_size: images per forward pass.
+        batch_size: images per forward pass; null is that of the training.
     """
 
     checkpoint: str
     split: Literal["test", "val"] = "test"
     device: str = "auto"
-    batch_size: int = 500
+    batch_size: int | None = None
     data: EvalDataConfig = field(default_factory=EvalDataConfig)
     wandb: EvalWandbConfig = field(default_factory=EvalWandbConfig)
 
     def __post_init__(self) -> None:
-        check(self.batch_size > 0, "batch_size", "a number above 0", self.batch_size)
+        check_types(self)
+        check(self.batch_size is None or self.batch_size > 0, "batch_size", "a number above 0", self.batch_size)
 
 
 def flatten(config: Config) -> dict[str, Any]:

@@ -5,6 +5,7 @@ the rows of the data set's own "binary version" (Krizhevsky 2009, https://www.cs
 """
 
 import errno
+import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,8 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from vit.config import DataConfig, UsageError
+from vit.checks import UsageError
+from vit.config import DataConfig
 
 LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 MEAN = (0.4914, 0.4822, 0.4465)
@@ -108,9 +110,13 @@ def split_indices(labels: Tensor, config: DataConfig) -> tuple[Tensor, Tensor]:
 
 def normalise(images: Tensor, mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD) -> Tensor:
     """uint8 (..., 3, H, W) to float32 with mean 0 and standard deviation 1 per channel over the training set."""
-    shift = torch.tensor(mean, device=images.device).view(3, 1, 1)
-    scale = torch.tensor(std, device=images.device).view(3, 1, 1)
-    return (images.float() / 255 - shift) / scale
+    return (images.float() / 255 - per_channel(mean, images.device)) / per_channel(std, images.device)
+
+
+@functools.cache
+def per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Constants (3, 1, 1), made once: copying them to a GPU in every step would make it wait."""
+    return torch.tensor(values, device=device).view(3, 1, 1)
 
 
 @dataclass(frozen=True)

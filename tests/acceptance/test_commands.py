@@ -155,6 +155,25 @@ class TestClearErrors:
         refuse(run("train.py", "--config=bad.yaml"), message)
         assert not (tmp_path / "runs").exists()
 
+    @pytest.mark.parametrize("content", [b"model: 3\n", b"\xff\xfe\x00", b"model: [1]\n"])
+    def test_config_file_of_another_kind(self, run: Run, tmp_path: Path, content: bytes) -> None:
+        (tmp_path / "bad.yaml").write_bytes(content)
+        refuse(run("train.py", "--config=bad.yaml"), "train.py: ")
+        refuse(run("train.py", "bad.yaml"), "--config bad.yaml")
+
+    def test_read_only_run_folder(self, run: Run, tiny: list[str], tmp_path: Path) -> None:
+        arguments = ["--name=kept", *tiny, "--wandb.mode=disabled"]
+        assert run("train.py", *arguments).returncode == 0
+        folder = tmp_path / "runs" / "kept"
+        (folder / "summary.json").unlink()
+        mount = ["mount", "--bind", "-o", "ro", str(folder), str(folder)]
+        if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
+            pytest.skip("needs the right to mount a folder read-only")
+        try:
+            refuse(run("train.py", *arguments, "--resume"), "cannot write")
+        finally:
+            subprocess.run(["umount", "-l", str(folder)], check=True)
+
     def test_eval_without_a_checkpoint(self, run: Run, tmp_path: Path) -> None:
         refuse(run("eval.py", "nowhere"), "nowhere: not a checkpoint or run folder")
         refuse(run("eval.py"), "checkpoint")
