@@ -19,7 +19,8 @@ def main(config: EvalConfig) -> dict[str, Any]:
     device = pick_device(config.device)
     folder = checkpoint.find(config.checkpoint)
     model = checkpoint.load(folder, device)
-    training = flatten(Config()) | checkpoint.describe(folder)["training"]
+    description = checkpoint.describe(folder)
+    training = flatten(Config()) | description["training"]
     if config.split == "val" and not training["data.val_images"]:
         raise UsageError(f"split: {folder} was trained on all images, so it has no validation split")
     (train_images, train_labels), (images, labels) = data.load(config.data.root)
@@ -32,6 +33,8 @@ def main(config: EvalConfig) -> dict[str, Any]:
     result = evaluate(model, images, labels, batch_size, precision, model.preprocess)
 
     row = {
+        # What the checkpoint cost: the x-axis that training logs accuracies over.
+        **{key: value for key, value in description["results"].items() if key.startswith("compute/")},
         f"{config.split}/acc": result.acc,
         f"{config.split}/acc_top5": result.acc_top5,
         f"{config.split}/loss": result.loss,

@@ -53,12 +53,12 @@ def save_checkpoint(folder: Path, model: VisionTransformer, config: Config, resu
         "mean": data.MEAN,
         "std": data.STD,
         "training": flatten(config),
+        "results": results,
     }
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    metadata = {"format": "pt"} | {key: json.dumps(value) for key, value in results.items()}
     for name, content in (
         ("config.json", json.dumps(description, indent=2).encode()),
-        ("model.safetensors", save(weights, metadata)),
+        ("model.safetensors", save(weights, {"format": "pt"})),
         ("README.md", card(config, results).encode()),
     ):
         with atomic(folder / name) as part:
@@ -130,7 +130,14 @@ def describe(folder: Path) -> dict[str, Any]:
         raise UsageError(
             f"{path}: expected format {FORMAT}, got {description.get('format')!r}; update the code to read it"
         )
-    for key, kind in (("model", dict), ("labels", list), ("mean", list), ("std", list), ("training", dict)):
+    for key, kind in (
+        ("model", dict),
+        ("labels", list),
+        ("mean", list),
+        ("std", list),
+        ("training", dict),
+        ("results", dict),
+    ):
         if not isinstance(description.get(key), kind):
             raise UsageError(f"{path}: {key}: expected a {kind.__name__}, got {description.get(key)!r}")
     for key, item in (("labels", str), ("mean", float), ("std", float)):

@@ -36,4 +36,6 @@ def fits(value: object, kind: Any) -> bool:
 
 def describe(kind: Any) -> str:
     """An annotation as people write it, e.g. `int | list[int]`."""
-    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind).replace("typing.", "")
+    if get_origin(kind) is Literal:
+        return " or ".join(get_args(kind))
+    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind).replace("None", "null")

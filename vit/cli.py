@@ -62,7 +62,9 @@ def parse(settings: type[Settings], arguments: list[str]) -> Settings:
     from jsonargparse import ArgumentError, ArgumentParser
 
     types = dotted_types(settings)
-    parser = ArgumentParser(exit_on_error=False, description=(settings.__doc__ or "").split("\n")[0])
+    parser = ArgumentParser(
+        exit_on_error=False, allow_abbrev=False, description=(settings.__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--config", action="config", help="YAML file of settings")
     positional = {
         field.name

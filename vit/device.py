@@ -20,7 +20,10 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device: {name!r} is not available here ({str(error).splitlines()[0]})") from None
+        reason = str(error).split(". ")[0].split(" device type at start")[0][:100]
+        raise UsageError(
+            f"device: {name!r} is not available here; expected auto, cpu, cuda, cuda:N or mps ({reason})"
+        ) from None
     if device.type == "meta":
         raise UsageError(f"device: expected a device that computes, got {name!r}")
     return device

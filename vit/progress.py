@@ -1,5 +1,6 @@
 """How far the training is: a bar on a terminal, a line now and then elsewhere."""
 
+import os
 import sys
 import time
 
@@ -8,6 +9,11 @@ from tqdm import tqdm
 from vit.cli import say
 
 SECONDS_BETWEEN_LINES = 15
+
+
+def has_width() -> bool:
+    """Whether stderr is a terminal that a bar fits on (some have no width)."""
+    return sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns > 0
 
 
 class Progress:
@@ -21,7 +27,7 @@ class Progress:
             initial=done,
             total=steps,
             unit="step",
-            disable=not sys.stderr.isatty(),
+            disable=not has_width(),
             bar_format="{percentage:3.0f} % {bar} {elapsed}, {remaining} left{postfix}",
         )
 

@@ -78,7 +78,8 @@ def check_resumable(folder: Path, config: Config) -> None:
     for key, value in flatten(config).items():
         if key in FREE or key.startswith("wandb.") or saved.get(key) == value:
             continue
-        raise UsageError(f"{key}: {folder} was started with {saved.get(key)!r}, cannot go on with {value!r}")
+        go_on = f"--config {path} --resume goes on with its own settings"
+        raise UsageError(f"{key}: {folder} was started with {saved.get(key)!r}, not {value!r}; {go_on}")
 
 
 def flatten_yaml(settings: dict[str, Any]) -> dict[str, Any]:

@@ -101,12 +101,17 @@ class Training:
         if not self.tracker.rows():
             self.save_state()  # so that even a run killed in its first epoch keeps its W&B id
             self.log(self.costs())
+        say(
+            f"{self.device}, {str(self.dtype).removeprefix('torch.')}, heads {self.config.model.heads}, "
+            f"{compute.count_params(self.config.model):,} parameters, {len(self.images)} training images, "
+            f"steps {self.step} to {self.steps}"
+        )
         progress = Progress(self.step, self.steps, self.steps_per_epoch)
         self.clock.start()
         while self.step < self.steps and not received:
             self.train_step()
             progress.advance(self.step)
-            if self.step % config.log_every == 0:
+            if self.step % config.log_every == 0 or self.step == self.steps:
                 self.clock.lap()
                 row = self.window.row(self.clock.seconds)
                 row["train/lr"] = self.optimizers[0].param_groups[0]["lr"]
