@@ -3,10 +3,11 @@
 import hashlib
 import http.server
 import io
-import multiprocessing
 import os
 import pickle
 import stat
+import subprocess
+import sys
 import tarfile
 import threading
 import time
@@ -233,28 +234,26 @@ class TestNothingHalf:
 
     def test_two_processes_at_once(self, tmp_path: Path, data_root: Path) -> None:
         """Both see the whole file; one of them prepared it."""
-        context = multiprocessing.get_context("fork")
-        counter = context.Value("i", 0)
-
-        def slow_prepare(path: Path) -> None:
-            counter.value += 1
-            content = (data_root / data.FILE).read_bytes()
-            part = path.with_suffix(".part")
-            part.write_bytes(content)
-            time.sleep(1)
-            part.rename(path)
-
-        def work() -> None:
+        code = """if True:
+            import sys, time
+            from pathlib import Path
+            from vit import data, download
+            source, root = map(Path, sys.argv[1:])
+            def slow_prepare(path):
+                print("prepared", flush=True)
+                part = path.with_suffix(".part")
+                part.write_bytes(source.read_bytes())
+                time.sleep(3)  # far longer than the other process needs to get here
+                part.rename(path)
             download.prepare = slow_prepare
-            data.load(tmp_path)
-
-        processes = [context.Process(target=work) for _ in range(2)]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join(60)
-        assert [process.exitcode for process in processes] == [0, 0]
-        assert counter.value == 1
+            (images, _), _ = data.load(root)
+            print(len(images))
+        """
+        command = [sys.executable, "-c", code, str(data_root / data.FILE), str(tmp_path / "root")]
+        environment = os.environ | {"PYTHONPATH": str(Path(data.__file__).parents[1])}
+        processes = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+        said = sorted(process.communicate(timeout=120)[0].split() for process in processes)
+        assert said == [["50000"], ["prepared", "50000"]]
 
     def test_folder_that_cannot_be_made(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
