@@ -311,12 +311,9 @@ class EvalConfig:
         check(self.batch_size is None or self.batch_size > 0, "batch_size", "a number above 0", self.batch_size)
 
 
-def flatten(config: Config) -> dict[str, Any]:
+def flatten(settings: Config | dict[str, Any]) -> dict[str, Any]:
     """Settings as one flat dict with dotted keys (`model.heads`), the form W&B sweeps write."""
     flat: dict[str, Any] = {}
-    for key, value in asdict(config).items():
-        if isinstance(value, dict):
-            flat |= {f"{key}.{inner}": item for inner, item in value.items()}
-        else:
-            flat[key] = value
+    for key, value in (settings if isinstance(settings, dict) else asdict(settings)).items():
+        flat |= {f"{key}.{inner}": item for inner, item in value.items()} if isinstance(value, dict) else {key: value}
     return flat

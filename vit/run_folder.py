@@ -72,21 +72,14 @@ def check_resumable(folder: Path, config: Config) -> None:
     if not path.is_file():
         raise UsageError(f"name: {folder} is not a run folder (it has no config.yaml)")
     try:
-        saved = flatten_yaml(yaml.safe_load(path.read_text()))
-    except (yaml.YAMLError, AttributeError, UnicodeDecodeError):
+        saved = flatten(dict(yaml.safe_load(path.read_text())))
+    except (yaml.YAMLError, TypeError, ValueError):
         raise UsageError(f"{path}: damaged, cannot resume") from None
     for key, value in flatten(config).items():
         if key in FREE or key.startswith("wandb.") or saved.get(key) == value:
             continue
         go_on = f"--config {path} --resume goes on with its own settings"
         raise UsageError(f"{key}: {folder} was started with {saved.get(key)!r}, not {value!r}; {go_on}")
-
-
-def flatten_yaml(settings: dict[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
-    return flat
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
