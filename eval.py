@@ -12,7 +12,7 @@ def main(config: EvalConfig) -> dict[str, Any]:
     from vit import checkpoint, compute, data
     from vit.checks import UsageError
     from vit.config import Config, DataConfig, WandbConfig, flatten
-    from vit.device import autocast, pick_device
+    from vit.device import autocast, images_per_pass, pick_device, precision_dtype
     from vit.evaluation import evaluate
     from vit.tracking import WandbRun, evaluation_media
 
@@ -29,7 +29,10 @@ def main(config: EvalConfig) -> dict[str, Any]:
         images, labels = train_images[val], train_labels[val]
 
     precision = autocast(training["train.precision"], device)
-    batch_size = config.batch_size or training["train.eval_batch_size"]
+    dtype = precision_dtype(training["train.precision"], device)
+    batch_size = (
+        config.batch_size or training["train.eval_batch_size"] or images_per_pass(device, dtype, model.config.tokens)
+    )
     result = evaluate(model, images, labels, batch_size, precision, model.preprocess)
 
     row = {

@@ -13,6 +13,7 @@ import time
 import torch
 
 from vit.config import ViTConfig
+from vit.model import plain_products
 
 
 def count_params(config: ViTConfig) -> int:
@@ -61,13 +62,16 @@ def inner_widths(config: ViTConfig) -> list[int]:
 
 
 def attention_backend(config: ViTConfig, batch: int, device: torch.device, dtype: torch.dtype) -> str:
-    """The kernel that PyTorch picks for each block's attention in training, e.g. "flash".
+    """The path of each block's attention in training: "products" (see `vit.model.plain_products`), or the kernel that
+    PyTorch picks, e.g. "flash".
 
     It chooses silently by head_dim, dtype and device, so that two head counts can run on different kernels.
 
     Returns:
         One name if all blocks agree, otherwise the L names joined by commas.
     """
+    if plain_products(device, dtype, config.tokens):
+        return "products"
     names = []
     for heads, inner in zip(config.block_heads, inner_widths(config), strict=True):
         shape = (batch, heads, config.tokens, inner // heads)

@@ -174,31 +174,34 @@ class TrainConfig:
     Args:
         epochs: passes over the training images.
         batch_size: images per optimizer step; the last incomplete batch of an epoch is left out.
-        accumulate: split each batch into this many equal parts to save memory; their gradients are averaged.
+        accumulate: split each batch into this many equal parts, whose gradients are averaged; null is 1 on a GPU, and
+            on a CPU as many as make a part fit its cache.
         label_smoothing: probability mass spread over all classes.
-        precision: auto is bfloat16 autocast on a GPU and float32 on a CPU.
+        precision: auto is bfloat16 autocast on a GPU or a CPU that has units for it, float32 elsewhere.
         compile: torch.compile the model.
         log_every: steps between two logged rows.
         eval_every: epochs between two evaluations on the validation split; resumable state is saved then too.
-        eval_batch_size: images per forward pass in evaluation.
+        eval_batch_size: images per forward pass in evaluation; null is 1000 on a GPU, fewer on a CPU, for its cache.
     """
 
     epochs: int = 10
     batch_size: int = 250
-    accumulate: int = 1
+    accumulate: int | None = None
     label_smoothing: float = 0.1
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False
     log_every: int = 10
     eval_every: int = 1
-    eval_batch_size: int = 500
+    eval_batch_size: int | None = None
 
     def __post_init__(self) -> None:
         check_types(self, "train.")
-        for key in ("epochs", "batch_size", "accumulate", "log_every", "eval_every", "eval_batch_size"):
+        for key in ("epochs", "batch_size", "log_every", "eval_every"):
             check(getattr(self, key) > 0, f"train.{key}", "a number above 0", getattr(self, key))
-        divides = self.batch_size % self.accumulate == 0
-        check(divides, "train.accumulate", f"a divisor of batch_size {self.batch_size}", self.accumulate)
+        size = self.eval_batch_size
+        check(size is None or size > 0, "train.eval_batch_size", "a number above 0 or null", size)
+        divides = self.accumulate is None or (self.accumulate > 0 and self.batch_size % self.accumulate == 0)
+        check(divides, "train.accumulate", f"a divisor of batch_size {self.batch_size} or null", self.accumulate)
         check(0 <= self.label_smoothing < 1, "train.label_smoothing", "a number in [0, 1)", self.label_smoothing)
 
 

@@ -30,13 +30,30 @@ def pick_device(name: str) -> torch.device:
 
 
 def precision_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The type of the matrix products: auto is bfloat16 on a CUDA GPU and float32 elsewhere."""
+    """The type of the matrix products: auto is bfloat16 where the device has units for it, float32 elsewhere."""
     if precision == "auto":
-        precision = "bf16" if device.type == "cuda" else "fp32"
+        precision = "bf16" if has_bfloat16_units(device) else "fp32"
     return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+def has_bfloat16_units(device: torch.device) -> bool:
+    """CUDA GPUs, and CPUs with AVX512_BF16 or AMX; other CPUs emulate bfloat16, at a hundredth of the speed."""
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return device.type == "cuda"
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:
     """A context that runs matrix products in that precision."""
     dtype = precision_dtype(precision, device)
     return torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
+
+
+def images_per_pass(device: torch.device, dtype: torch.dtype, tokens: int) -> int:
+    """How many images of `tokens` tokens to process at once where nothing else decides it.
+
+    1000 on a GPU. On a CPU about 4000 tokens in float32, or 8000 in bfloat16: the activations are used again while they
+    are in the cache, and their memory is the allocator's own, not taken page by page from the kernel (measured in
+    benchmarks/NOTES.md).
+    """
+    return max(16384 // dtype.itemsize // tokens, 1) if device.type == "cpu" else 1000

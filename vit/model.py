@@ -61,13 +61,22 @@ class Attention(nn.Module):
             q, k = F.normalize(q, dim=-1) * self.scale, F.normalize(k, dim=-1)
             scale = 1.0
         maps = None
-        if return_attention:
-            maps = (q @ k.transpose(-2, -1) * scale).softmax(dim=-1)  # (B, H, N, N)
+        if return_attention or plain_products(v.device, v.dtype, N):
+            maps = (q * scale @ k.transpose(-2, -1)).softmax(dim=-1)  # (B, H, N, N)
             x = maps @ v
         else:
             x = F.scaled_dot_product_attention(q, k, v, scale=scale)  # (B, H, N, K)
         x = x.transpose(1, 2).reshape(B, N, self.heads * self.head_dim)  # heads concatenated
-        return self.proj(x), maps
+        return self.proj(x), maps if return_attention else None
+
+
+def plain_products(device: torch.device, dtype: torch.dtype, tokens: int) -> bool:
+    """Whether two matrix products and a softmax beat PyTorch's fused attention, by measurement (benchmarks/NOTES.md).
+
+    On a CPU its fused kernel is slow in bfloat16: at 64 tokens a training step's attention takes 2.5 times as long with
+    one head and 4 times with four; at 1024 tokens and four heads the fused kernel wins.
+    """
+    return device.type == "cpu" and dtype == torch.bfloat16 and tokens <= 512
 
 
 class Mlp(nn.Module):

@@ -18,7 +18,7 @@ from vit.checks import UsageError
 from vit.cli import Interrupted, python_command, say, stop_signals
 from vit.config import Config
 from vit.data import Split
-from vit.device import autocast, pick_device, precision_dtype
+from vit.device import autocast, images_per_pass, pick_device, precision_dtype
 from vit.evaluation import evaluate
 from vit.meters import Clock, Window
 from vit.model import VisionTransformer
@@ -76,6 +76,11 @@ class Training:
         self.order: tuple[int, Tensor] | None = None
         self.dtype = precision_dtype(config.train.precision, device)
         self.autocast = autocast(config.train.precision, device)
+        per_pass = images_per_pass(device, self.dtype, config.model.tokens)
+        self.eval_batch_size = config.train.eval_batch_size or per_pass
+        self.parts = config.train.accumulate or (
+            parts_of(config.train.batch_size, per_pass) if device.type == "cpu" else 1
+        )
 
         torch.manual_seed(seed_of(config.seed, "weights"))
         self.model = VisionTransformer(config.model).to(device)
@@ -145,7 +150,7 @@ class Training:
         x, targets = augment(self.images[indices], self.labels[indices], config.model.classes, config.augment)
 
         set_lr(self.optimizers, schedule(self.step, self.steps, config.optim))
-        parts = config.train.accumulate
+        parts = self.parts
         for part, target in zip(x.chunk(parts), targets.chunk(parts), strict=True):
             with self.autocast:
                 logits = self.model(part)
@@ -174,7 +179,7 @@ class Training:
         config = self.config
         results: Row = {"compute/epoch": self.step / self.steps_per_epoch, "compute/train_flops": self.train_flops}
         if config.data.val_images:
-            result = evaluate(self.evaluated, *self.val_set, config.train.eval_batch_size, self.autocast)
+            result = evaluate(self.evaluated, *self.val_set, self.eval_batch_size, self.autocast)
             row = result.row("val")
             self.log(row)
             results |= row
@@ -192,7 +197,7 @@ class Training:
         config = self.config
         best = checkpoint.load(self.folder / "best", self.device)
         images, labels = self.test_set
-        result = evaluate(best, images, labels, config.train.eval_batch_size, self.autocast, best.preprocess)
+        result = evaluate(best, images, labels, self.eval_batch_size, self.autocast, best.preprocess)
         row = result.row("test")
         if config.data.val_images:
             row["best/val_acc"] = self.best_val_acc
@@ -225,7 +230,7 @@ class Training:
             "model/forward_flops": compute.forward_flops(model),
             "model/forward_macs": compute.forward_macs(model),
             "attention/backend": compute.attention_backend(
-                model, train.batch_size // train.accumulate, self.device, self.dtype
+                model, train.batch_size // self.parts, self.device, self.dtype
             ),
         }
 
@@ -282,6 +287,12 @@ class Training:
             self.ema.load_state_dict(state["ema"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
+
+
+def parts_of(batch_size: int, images_per_pass: int) -> int:
+    """The divisor of batch_size that splits it into parts of about `images_per_pass` images."""
+    divisors = [parts for parts in range(1, batch_size + 1) if batch_size % parts == 0]
+    return min(divisors, key=lambda parts: abs(math.log(parts * images_per_pass / batch_size)))
 
 
 def seed_of(seed: int, purpose: str, index: int = 0) -> int:
