@@ -60,5 +60,11 @@ def small(tmp_path: Path, data_root: Path) -> Callable[..., Config]:
 
 
 @pytest.fixture(autouse=True)
+def plain_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Precision auto means float32 here on every machine; commands in processes of their own use what the CPU has."""
+    monkeypatch.setattr("vit.device.has_bfloat16_units", lambda device: False)
+
+
+@pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)

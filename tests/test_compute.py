@@ -59,3 +59,11 @@ def test_attention_backend_names_the_kernel_of_each_block() -> None:
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         assert compute.attention_backend(ViTConfig(heads=[1, 2, 4, 8]), 8, cpu, torch.float32) == "math"
     assert compute.gemm_flops_per_second(cpu, torch.float32) > 1e9
+
+
+def test_attention_backend_names_the_path_that_was_measured_to_be_fast() -> None:
+    """On a CPU: the fused kernel in float32, plain products in bfloat16 unless the sequence is long."""
+    cpu = torch.device("cpu")
+    assert compute.attention_backend(ViTConfig(), 8, cpu, torch.float32) != "products"
+    assert compute.attention_backend(ViTConfig(), 8, cpu, torch.bfloat16) == "products"
+    assert compute.attention_backend(ViTConfig(patch_size=1), 8, cpu, torch.bfloat16) != "products"

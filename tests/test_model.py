@@ -198,6 +198,17 @@ class TestAttention:
             attention.scale *= 2
         assert not torch.allclose(attention(x)[0], before)
 
+    @pytest.mark.parametrize("heads", [1, 4])
+    def test_plain_products_equal_the_fused_kernel(self, heads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """In bfloat16 on a CPU attention is two products and a softmax, because that is faster; the logits are the same."""
+        model = VisionTransformer(ViTConfig(heads=heads))
+        x = torch.randn(4, 3, 32, 32)
+        logits = {}
+        for products in (True, False):
+            monkeypatch.setattr("vit.model.plain_products", lambda *_, products=products: products)
+            logits[products] = model(x)
+        torch.testing.assert_close(logits[True], logits[False])
+
 
 class TestParts:
     def test_sincos_positions_are_fixed_distinct_and_zero_for_the_class_token(self) -> None:

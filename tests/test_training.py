@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from vit import compute, data, training
 from vit.checks import UsageError
 from vit.cli import Interrupted
 from vit.config import AugmentConfig, Config, DataConfig, OptimConfig, TrainConfig, ViTConfig
-from vit.training import Training, seed_of, train
+from vit.training import Training, parts_of, seed_of, train
 
 Make = Callable[..., Config]
 
@@ -317,6 +318,36 @@ class TestLoop:
         assert all(torch.equal(best[name], last[name]) for name in last)
         assert "best/val_acc" not in summary
         assert "val/acc" not in summary
+
+    @pytest.mark.parametrize(
+        ("batch_size", "images_per_pass", "parts"),
+        [(250, 64, 5), (250, 128, 2), (251, 64, 1), (20, 64, 1), (512, 1, 512)],
+    )
+    def test_parts_of_a_batch_fit_the_cache(self, batch_size: int, images_per_pass: int, parts: int) -> None:
+        assert parts_of(batch_size, images_per_pass) == parts
+
+    def test_several_seeds_side_by_side_are_the_runs_they_would_be_alone(self, small: Make) -> None:
+        alone = [train(small(name=f"alone{seed}", seed=seed)) for seed in (3, 5)]
+        together = train(small(name="both", seeds=[3, 5]))
+        for one, other in zip(alone, together["runs"], strict=True):
+            assert_same(Path(one["run"]), Path(other["run"]))
+            assert one["test/acc"] == other["test/acc"]
+        assert [Path(run["run"]).name for run in together["runs"]] == ["both-seed3", "both-seed5"]
+        accuracies = [run["test/acc"] for run in alone]
+        assert together["test/acc/mean"] == pytest.approx(statistics.mean(accuracies))
+        assert together["test/acc/std"] == pytest.approx(statistics.stdev(accuracies))
+
+    def test_several_seeds_are_saved_and_resumed_together(self, small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+        whole = train(small(name="whole", seeds=[0, 1]))
+        with monkeypatch.context() as patch:
+            do_at_step(patch, 8, lambda: os.kill(os.getpid(), signal.SIGTERM) if not signalled.exists() else None)
+            signalled = Path(small().runs_dir) / "signalled"
+            patch.setattr("vit.cli.say", lambda line: signalled.touch() if "SIGTERM" in line else None)
+            with pytest.raises(Interrupted):
+                train(small(seeds=[0, 1]))
+        resumed = train(small(seeds=[0, 1], resume=True))
+        for one, other in zip(whole["runs"], resumed["runs"], strict=True):
+            assert_same(Path(one["run"]), Path(other["run"]))
 
     def test_accumulation_is_the_same_step(self, small: Make) -> None:
         plain = {

@@ -232,6 +232,7 @@ class Config:
     Args:
         name: run name, the folder under runs_dir; null makes one from the date and time.
         seed: seed of the initial weights, the order of the images and the augmentation.
+        seeds: train one model per seed of this list, side by side, each in a run folder NAME-seedN of its own.
         device: auto, cpu, cuda, cuda:1, mps.
         runs_dir: folder that holds the run folders.
         resume: continue the run of this name where it stopped (or start it if there is none).
@@ -239,6 +240,7 @@ class Config:
 
     name: str | None = None
     seed: int = 0
+    seeds: list[int] | None = None
     device: str = "auto"
     runs_dir: str = "runs"
     resume: bool = False
@@ -255,6 +257,9 @@ class Config:
             plain = self.name not in ("", ".", "..") and not set(self.name) & set("/\\\0")
             check(plain, "name", "a folder name", self.name)
         check(self.seed >= 0, "seed", "0 or more", self.seed)
+        if self.seeds is not None:
+            fits = bool(self.seeds) and min(self.seeds) >= 0 and len(set(self.seeds)) == len(self.seeds)
+            check(fits, "seeds", "different numbers, 0 or more", self.seeds)
         # CIFAR-10 fixes these; other data would need its own data.py.
         for key, value in (("image_size", 32), ("channels", 3), ("classes", 10)):
             check(

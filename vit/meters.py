@@ -22,10 +22,13 @@ class Window:
         correct = (logits.argmax(dim=1) == targets.argmax(dim=1)).sum()
         self.sums[0] += loss
         self.sums[1] += correct
-        self.images += len(logits)
 
-    def add_step(self, grad_norm: Tensor) -> None:
+    def add_norm(self, grad_norm: Tensor) -> None:
         self.sums[2] += grad_norm
+
+    def count(self, images: int) -> None:
+        """One more step, of that many images."""
+        self.images += images
         self.steps += 1
 
     def row(self, seconds: float) -> dict[str, Any]:

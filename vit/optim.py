@@ -42,7 +42,7 @@ class Muon(torch.optim.Muon):
         update = orthogonalize(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
         rows, columns = params[0].shape
         torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(params, update.unbind(), alpha=-group["lr"] * math.sqrt(max(1, rows / columns)))
+        torch._foreach_sub_(params, (update * (group["lr"] * math.sqrt(max(1, rows / columns)))).unbind())
 
 
 def orthogonalize(x: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
@@ -75,12 +75,16 @@ def make_optimizers(model: nn.Module, config: OptimConfig) -> list[Optimizer]:
             matrices.append(param)
     lr = config.lr if config.name == "adamw" else config.rest_lr
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    optimizers: list[Optimizer] = [AdamW(groups, lr=lr, fused=True)]
+    # Learning rates are tensors on a GPU, so that a captured step sees them change.
+    on_gpu = matrices[0].is_cuda
+    optimizers: list[Optimizer] = [AdamW(groups, lr=lr, fused=True, capturable=on_gpu)]
     if blocks:
         optimizers.insert(0, Muon(blocks, lr=config.lr, weight_decay=config.weight_decay))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
+            if on_gpu:
+                group["lr"] = torch.tensor(group["lr"], device=matrices[0].device)
     return optimizers
 
 
@@ -88,7 +92,11 @@ def set_lr(optimizers: list[Optimizer], factor: float) -> None:
     """Set every learning rate to `factor` times its peak."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * factor
+            lr = group["peak_lr"] * factor
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
 
 
 def schedule(step: int, steps: int, config: OptimConfig) -> float:

@@ -22,6 +22,10 @@ from vit.config import Config, flatten
 FREE = ("resume", "device", "runs_dir", "data.root")
 
 
+def new_name() -> str:
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
 @contextmanager
 def open_run(config: Config) -> Iterator[Path]:
     """Take `runs_dir/name` for this process while the block runs.
@@ -32,7 +36,7 @@ def open_run(config: Config) -> Iterator[Path]:
         UsageError: the name is in use, by a finished run or a running process, or was started with other settings, or
             the folder cannot be made.
     """
-    config.name = config.name or f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    config.name = config.name or new_name()
     folder = Path(config.runs_dir) / config.name
     try:
         if folder.is_dir() and not any(folder.iterdir()):

@@ -52,6 +52,7 @@ class WandbRun:
         self.folder = folder
         self.run: Any = None
         self.rows = 0  # rows that W&B already has of this run
+        self.fell_back = False  # to offline, because the server did not answer
         if config.mode == "disabled":
             return
         if importlib.util.find_spec("wandb") is None:
@@ -98,6 +99,7 @@ class WandbRun:
             if mode == "offline":
                 raise
             say(f"W&B: {mode} failed ({one_line(error)})")
+            self.fell_back = True
             wandb.teardown()  # or the run id would still be in use
             for started in (self.folder / "wandb").glob(f"run-*-{self.id}"):
                 if not any((started / "files").iterdir()):  # the attempt just made; earlier ones hold data

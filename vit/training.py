@@ -1,10 +1,13 @@
 """The training loop: settings and data in, a run folder out."""
 
+import contextlib
 import copy
 import hashlib
 import math
 import shlex
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,8 @@ from vit import checkpoint, compute, data
 from vit.augment import augment
 from vit.checks import UsageError
 from vit.cli import Interrupted, python_command, say, stop_signals
-from vit.config import Config
+from vit.config import Config, DataConfig
+from vit.cuda_graph import CudaGraph
 from vit.data import Split
 from vit.device import autocast, images_per_pass, pick_device, precision_dtype
 from vit.evaluation import evaluate
@@ -24,7 +28,7 @@ from vit.meters import Clock, Window
 from vit.model import VisionTransformer
 from vit.optim import make_optimizers, schedule, set_lr, update_ema
 from vit.progress import Progress
-from vit.run_folder import open_run, read_summary, write_summary
+from vit.run_folder import new_name, open_run, read_summary, write_summary
 from vit.tracking import Row, Tracker, evaluation_media, how_to_look
 
 
@@ -32,26 +36,78 @@ def train(config: Config) -> dict[str, Any]:
     """Train a model, evaluate its best weights on the test split once, and leave a run folder.
 
     Returns:
-        What `summary.json` holds: where things are, and the last value of every metric.
+        What `summary.json` holds: where things are, and the last value of every metric. With `seeds`, a dict of the
+        seeds' mean and sample standard deviation of the test accuracy, and all their summaries as "runs".
 
     Raises:
         UsageError: the settings cannot work here.
         Interrupted: SIGINT or SIGTERM came; everything is saved and the text says how to go on.
     """
     device = pick_device(config.device)
-    train_set, test_set = data.load(config.data.root)
-    with open_run(config) as folder:
-        summary = read_summary(folder)
-        if summary is not None:
-            say(f"{folder} is finished already")
-        else:
-            with stop_signals() as received:
-                training = Training(config, folder, device, train_set, test_set)
-                try:
-                    summary = training.run(received)
-                except BaseException as error:
-                    training.tracker.finish(error.code if isinstance(error, Interrupted) else 1)
-                    raise
+    splits = Splits.load(config.data, device)
+    if config.seeds is None:
+        [summary] = train_side_by_side([config], device, splits)
+        return summary
+    config.name = config.name or new_name()
+    each = [replace(config, name=f"{config.name}-seed{seed}", seed=seed, seeds=None) for seed in config.seeds]
+    try:
+        runs = train_side_by_side(each, device, splits)
+    except Interrupted as stop:
+        again = "all seeds saved; go on with the same command and --resume"
+        raise Interrupted(f"stopped, {again}", stop.code) from None
+    accuracies = torch.tensor([summary["test/acc"] for summary in runs])
+    mean, std = accuracies.mean().item(), accuracies.std().item() if len(runs) > 1 else None
+    spread = "" if std is None else f", standard deviation {std:.2%}"
+    say(f"{len(runs)} seeds: mean test accuracy {mean:.2%}{spread}")
+    return {"name": config.name, "test/acc/mean": mean, "test/acc/std": std, "runs": runs}
+
+
+def train_side_by_side(configs: list[Config], device: torch.device, splits: "Splits") -> list[dict[str, Any]]:
+    """Train several models in this process, a step of each in turn; returns their summaries.
+
+    On a GPU every model has a stream of its own, so that small models fill it together. A model's run is the same as
+    alone: same weights, same rows, but for the clock, which counts the others' time too.
+    """
+    with contextlib.ExitStack() as stack:
+        folders = [stack.enter_context(open_run(config)) for config in configs]
+        summaries = [read_summary(folder) for folder in folders]
+        received = stack.enter_context(stop_signals())
+        running: dict[int, tuple[Training, Iterator[None]]] = {}
+        failures: list[UsageError | Interrupted] = []
+        try:
+            for index, (config, folder) in enumerate(zip(configs, folders, strict=True)):
+                if summaries[index] is not None:
+                    say(f"{folder} is finished already")
+                    continue
+                if any(training.tracker.wandb.fell_back for training, _ in running.values()):
+                    config.wandb.mode = "offline"
+                training = Training(config, folder, device, splits)
+                running[index] = training, training.run(received)
+            while running:
+                for index, (training, steps) in list(running.items()):
+                    try:
+                        with training.stream:
+                            next(steps)
+                    except StopIteration as end:
+                        summaries[index] = end.value
+                        del running[index]
+                    except (UsageError, Interrupted) as error:
+                        failures.append(error)  # the others go on, or save too
+                        training.tracker.finish(error.code if isinstance(error, Interrupted) else 1)
+                        del running[index]
+        except BaseException:
+            for training, _ in running.values():
+                training.tracker.finish(1)
+            raise
+    if failures:
+        raise failures[0]
+    finished = [summary for summary in summaries if summary is not None]
+    for summary in finished:
+        report(summary)
+    return finished
+
+
+def report(summary: dict[str, Any]) -> None:
     for title, text in (
         ("test accuracy", f"{summary['test/acc']:.2%}"),
         ("run folder", summary["run"]),
@@ -59,19 +115,31 @@ def train(config: Config) -> dict[str, Any]:
         ("dashboard", how_to_look(summary["wandb"])),
     ):
         say(f"{title:14}{text}")
-    return summary
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Training, validation and test images and labels, on the device."""
+
+    train: Split
+    val: Split
+    test: Split
+
+    @classmethod
+    def load(cls, config: DataConfig, device: torch.device) -> "Splits":
+        (images, labels), test = data.load(config.root)
+        train, val = data.split_indices(labels, config)
+        parts = (images[train], labels[train]), (images[val], labels[val]), test
+        return cls(*((images.to(device), labels.to(device)) for images, labels in parts))
 
 
 class Training:
     """All that changes in a run, and the steps it goes through. B images in a batch."""
 
-    def __init__(self, config: Config, folder: Path, device: torch.device, train_set: Split, test_set: Split) -> None:
-        self.config, self.folder, self.device = config, folder, device
-        images, labels = train_set
-        train, val = data.split_indices(labels, config.data)
-        self.images, self.labels = images[train].to(device), labels[train].to(device)
-        self.val_set, self.test_set = (images[val], labels[val]), test_set
-        self.steps_per_epoch = len(train) // config.train.batch_size
+    def __init__(self, config: Config, folder: Path, device: torch.device, splits: Splits) -> None:
+        self.config, self.folder, self.device, self.splits = config, folder, device, splits
+        self.images, self.labels = splits.train
+        self.steps_per_epoch = len(self.images) // config.train.batch_size
         self.steps = self.steps_per_epoch * config.train.epochs
         self.order: tuple[int, Tensor] | None = None
         self.dtype = precision_dtype(config.train.precision, device)
@@ -99,9 +167,19 @@ class Training:
         self.tracker = Tracker(folder, config, state and state["tracker"])
         if config.train.compile:
             self.model.compile()  # in place, so that parameters keep their names
+        self.stream: Any = contextlib.nullcontext()
+        self.graph: CudaGraph | None = None
+        if device.type == "cuda":
+            self.stream = torch.cuda.stream(torch.cuda.Stream(device))
+            if config.train.compile and config.augment.policy == "none":
+                self.graph = CudaGraph(self.update, device)
 
-    def run(self, received: list[int]) -> dict[str, Any]:
-        """Train to the end, or stop after the step in which a signal was `received`."""
+    def run(self, received: list[int]) -> Generator[None, None, dict[str, Any]]:
+        """Train to the end, or stop after the step in which a signal was `received`; yields after every step.
+
+        Returns:
+            The summary of the finished run.
+        """
         config = self.config.train
         if not self.tracker.rows():
             self.save_state()  # so that even a run killed in its first epoch keeps its W&B id
@@ -111,15 +189,18 @@ class Training:
             f"{compute.count_params(self.config.model):,} parameters, {len(self.images)} training images, "
             f"steps {self.step} to {self.steps}"
         )
+        if config.compile and self.step < self.steps:
+            self.compile()
         progress = Progress(self.step, self.steps, self.steps_per_epoch)
         self.clock.start()
         while self.step < self.steps and not received:
             self.train_step()
+            yield
             progress.advance(self.step)
             if self.step % config.log_every == 0 or self.step == self.steps:
                 self.clock.lap()
                 row = self.window.row(self.clock.seconds)
-                row["train/lr"] = self.optimizers[0].param_groups[0]["lr"]
+                row["train/lr"] = float(self.optimizers[0].param_groups[0]["lr"])
                 self.log(row)
                 progress.show(self.step, row["train/loss"], row["train/acc"], row["train/images_per_second"])
             epoch, rest = divmod(self.step, self.steps_per_epoch)
@@ -137,6 +218,16 @@ class Training:
         message = f"stopped after step {self.step} of {self.steps}, all saved; go on with: {go_on}"
         raise Interrupted(message, 128 + received[0])
 
+    def compile(self) -> None:
+        """Compile the model on a batch of zeros, outside the clock, and say how long that took."""
+        start = time.perf_counter()
+        with self.autocast:
+            logits = self.model(torch.zeros(self.config.train.batch_size // self.parts, 3, 32, 32, device=self.device))
+        logits.sum().backward()
+        self.model.zero_grad()
+        compute.synchronize(self.device)
+        say(f"compiled in {time.perf_counter() - start:.0f} s")
+
     def train_step(self) -> None:
         """One optimizer step. Its randomness follows from the seed and the step number, so a resumed run repeats it."""
         config = self.config
@@ -146,25 +237,33 @@ class Training:
             self.order = epoch, torch.randperm(len(self.images), generator=generator).to(self.device)
         B = config.train.batch_size
         indices = self.order[1][batch * B : (batch + 1) * B]
-        torch.manual_seed(seed_of(config.seed, "step", self.step))
-        x, targets = augment(self.images[indices], self.labels[indices], config.model.classes, config.augment)
-
+        seed = seed_of(config.seed, "step", self.step)
         set_lr(self.optimizers, schedule(self.step, self.steps, config.optim))
-        parts = self.parts
-        for part, target in zip(x.chunk(parts), targets.chunk(parts), strict=True):
-            with self.autocast:
-                logits = self.model(part)
-            loss = F.cross_entropy(logits.float(), target, label_smoothing=config.train.label_smoothing) / parts
-            loss.backward()
-            self.window.add(loss.detach(), logits.detach(), target)
-        limit = config.optim.clip_norm or math.inf
-        self.window.add_step(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
+        if self.graph is not None:
+            self.graph(indices, seed)
+        else:
+            torch.manual_seed(seed)
+            self.update(indices)
         if self.ema is not None:
             update_ema(self.ema, self.model, self.step, config.optim.ema)
         self.step += 1
+        self.window.count(B)
+
+    def update(self, indices: Tensor) -> None:
+        """Move the weights by the gradient of these B training images. It reads nothing back from the device."""
+        config = self.config
+        x, targets = augment(self.images[indices], self.labels[indices], config.model.classes, config.augment)
+        for part, target in zip(x.chunk(self.parts), targets.chunk(self.parts), strict=True):
+            with self.autocast:
+                logits = self.model(part)
+            loss = F.cross_entropy(logits.float(), target, label_smoothing=config.train.label_smoothing) / self.parts
+            loss.backward()
+            self.window.add(loss.detach(), logits.detach(), target)
+        limit = config.optim.clip_norm or math.inf
+        self.window.add_norm(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
 
     @property
     def evaluated(self) -> VisionTransformer:
@@ -179,7 +278,7 @@ class Training:
         config = self.config
         results: Row = {"compute/epoch": self.step / self.steps_per_epoch, "compute/train_flops": self.train_flops}
         if config.data.val_images:
-            result = evaluate(self.evaluated, *self.val_set, self.eval_batch_size, self.autocast)
+            result = evaluate(self.evaluated, *self.splits.val, self.eval_batch_size, self.autocast)
             row = result.row("val")
             self.log(row)
             results |= row
@@ -196,7 +295,7 @@ class Training:
         """Evaluate the best weights on the test split, once, and close the run."""
         config = self.config
         best = checkpoint.load(self.folder / "best", self.device)
-        images, labels = self.test_set
+        images, labels = self.splits.test
         result = evaluate(best, images, labels, self.eval_batch_size, self.autocast, best.preprocess)
         row = result.row("test")
         if config.data.val_images:
@@ -287,6 +386,9 @@ class Training:
             self.ema.load_state_dict(state["ema"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
+            for group in optimizer.param_groups:
+                if isinstance(group["lr"], Tensor):
+                    group["lr"] = group["lr"].to(self.device)
 
 
 def parts_of(batch_size: int, images_per_pass: int) -> int:

@@ -1,0 +1,114 @@
+"""Time and compute to an accuracy: a plain ViT on CIFAR-10, over several seeds, one after another:
+
+    python benchmarks/speedrun.py --recipe=configs/speedrun_cpu.yaml --target=0.8 --seeds='[0, 1, 2]'
+
+Each seed is an ordinary run of `train.py` to the end of its schedule, so what counts is the time of a whole training,
+not the moment some evaluation was lucky. Seconds are those of training alone: compilation (which is stated), evaluation
+and saving are outside. Test-time augmentation averages the class probabilities of every image and its mirror image, each
+as it is and moved by one pixel in four directions. A seed that is finished is not trained again.
+"""
+
+import dataclasses
+import statistics
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vit import checkpoint, data
+from vit.checks import check, check_types
+from vit.cli import door, parse, say
+from vit.config import Config
+from vit.device import autocast, pick_device
+from vit.training import train
+
+
+@dataclass
+class Settings:
+    """Train several seeds and print accuracy, seconds and PFLOPs.
+
+    Args:
+        recipe: YAML file of settings, as `train.py --config` takes it.
+        target: test accuracy to reach, without test-time augmentation.
+        seeds: seeds to train, one after another.
+        device: auto, cpu, cuda, cuda:1.
+        runs_dir: folder that holds the run folders.
+    """
+
+    recipe: str = "configs/speedrun_cpu.yaml"
+    target: float = 0.8
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    device: str = "auto"
+    runs_dir: str = "runs"
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check(0 < self.target < 1, "target", "an accuracy between 0 and 1", self.target)
+        check(bool(self.seeds), "seeds", "at least one number", self.seeds)
+
+
+@torch.inference_mode()
+def augmented_accuracy(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int, precision: Any) -> float:
+    """Accuracy on uint8 images (n, 3, H, W) with the probabilities of ten views averaged."""
+    correct = 0
+    with precision:
+        for batch, truth in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+            padded = F.pad(data.normalise(batch), [1] * 4)
+            views = [padded[:, :, y : y + 32, x : x + 32] for y, x in ((1, 1), (0, 1), (2, 1), (1, 0), (1, 2))]
+            views += [view.flip(3) for view in views]
+            probabilities = sum(model(view).float().softmax(dim=1) for view in views)
+            correct += int((torch.as_tensor(probabilities).argmax(dim=1) == truth).sum())
+    return correct / len(images)
+
+
+def main(settings: Settings) -> dict[str, Any]:
+    device = pick_device(settings.device)
+    recipe = parse(Config, [f"--config={settings.recipe}"])
+    rows = []
+    for seed in settings.seeds:
+        config = dataclasses.replace(
+            recipe,
+            name=f"{recipe.name}-{seed}",
+            seed=seed,
+            device=settings.device,
+            runs_dir=settings.runs_dir,
+            resume=True,
+            wandb=dataclasses.replace(recipe.wandb, mode="disabled"),
+        )
+        start = time.perf_counter()
+        summary = train(config)
+        wall = time.perf_counter() - start
+        model = checkpoint.load(Path(summary["checkpoint"]), device)
+        _, (images, labels) = data.load(config.data.root)
+        precision = autocast(config.train.precision, device)
+        rows.append(
+            {
+                "seed": seed,
+                "test_acc": summary["test/acc"],
+                "test_acc_augmented": augmented_accuracy(model, images.to(device), labels.to(device), 500, precision),
+                "train_seconds": summary["compute/train_seconds"],
+                "wall_seconds": wall,
+                "train_pflop": summary["compute/train_flops"] / 1e15,
+            }
+        )
+    say(f"\n{'seed':>6}{'test':>9}{'augmented':>11}{'seconds':>9}{'PFLOP':>9}")
+    for row in rows:
+        say(
+            f"{row['seed']:6}{row['test_acc']:9.2%}{row['test_acc_augmented']:11.2%}{row['train_seconds']:9.1f}"
+            f"{row['train_pflop']:9.4f}"
+        )
+    means = {key: statistics.mean(row[key] for row in rows) for key in rows[0] if key != "seed"}
+    reached = means["test_acc"] >= settings.target
+    say(
+        f"{'mean':>6}{means['test_acc']:9.2%}{means['test_acc_augmented']:11.2%}{means['train_seconds']:9.1f}"
+        f"{means['train_pflop']:9.4f}   target {settings.target:.1%} {'reached' if reached else 'missed'}"
+    )
+    return {"settings": dataclasses.asdict(settings), "reached": reached, "mean": means, "runs": rows}
+
+
+if __name__ == "__main__":
+    door(main, Settings)

@@ -1,0 +1,323 @@
+"""Images per second of our model and loop beside its peers, in turn, in one process:
+
+    python benchmarks/throughput.py --dim=128 --depth=4 --heads='[1, 4]'
+
+Three tasks: `train` is one optimizer step on tensors that lie ready (forward, loss, backward, AdamW), `infer` one
+forward pass, `pipeline` all from stored uint8 images to updated weights: ours as in `vit/training.py`, the peer's a
+DataLoader with torchvision's transforms on PIL images. Peers, at the same width, depth, heads and MLP ratio, are timm's
+VisionTransformer, vit-pytorch's SimpleViT (no biases in its attention) and Hugging Face's ViT (it adds a class token).
+"""
+
+import dataclasses
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vit import compute, data
+from vit.augment import augment
+from vit.checks import check, check_types
+from vit.cli import door, say
+from vit.config import AugmentConfig, ViTConfig
+from vit.device import autocast, images_per_pass, pick_device, precision_dtype
+from vit.model import VisionTransformer
+from vit.training import parts_of
+
+
+@dataclass
+class Settings:
+    """Measure images per second beside timm, vit-pytorch and Hugging Face.
+
+    Args:
+        dim: width of a token.
+        depth: number of blocks.
+        heads: head counts to measure, one after another.
+        patch_size: side of a patch in pixels.
+        mlp_ratio: hidden width of the MLP as a multiple of dim.
+        batch_size: images per step.
+        precision: fp32 or bf16 (autocast).
+        device: auto, cpu, cuda, cuda:1.
+        tasks: which of train, infer and pipeline to measure.
+        compile: also measure ours and timm's under torch.compile.
+        workers: processes of the peer's DataLoader; null is one per CPU core, at most 8.
+        rounds: how often each is measured; the median counts.
+    """
+
+    dim: int = 128
+    depth: int = 4
+    heads: list[int] = field(default_factory=lambda: [1, 4])
+    patch_size: int = 4
+    mlp_ratio: float = 4.0
+    batch_size: int = 250
+    precision: Literal["fp32", "bf16"] = "fp32"
+    device: str = "auto"
+    tasks: list[Literal["train", "infer", "pipeline"]] = field(default_factory=lambda: ["train", "infer", "pipeline"])
+    compile: bool = False
+    workers: int | None = None
+    rounds: int = 15
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check(self.rounds > 0, "rounds", "a number above 0", self.rounds)
+
+
+Task = Callable[[], None]
+
+
+def ours(config: ViTConfig) -> nn.Module:
+    return VisionTransformer(config)
+
+
+def timm(config: ViTConfig) -> nn.Module:
+    from timm.models.vision_transformer import VisionTransformer as Timm
+
+    return Timm(
+        img_size=config.image_size,
+        patch_size=config.patch_size,
+        num_classes=config.classes,
+        embed_dim=config.dim,
+        depth=config.depth,
+        num_heads=config.block_heads[0],
+        mlp_ratio=config.mlp_ratio,
+        class_token=False,
+        global_pool="avg",
+        fc_norm=False,
+    )
+
+
+def vit_pytorch(config: ViTConfig) -> nn.Module:
+    from vit_pytorch import SimpleViT
+
+    heads = config.block_heads[0]
+    return SimpleViT(
+        image_size=config.image_size,
+        patch_size=config.patch_size,
+        num_classes=config.classes,
+        dim=config.dim,
+        depth=config.depth,
+        heads=heads,
+        dim_head=config.dim // heads,
+        mlp_dim=config.mlp_dim,
+    )
+
+
+def hugging_face(config: ViTConfig) -> nn.Module:
+    from transformers import ViTConfig as HFConfig
+    from transformers import ViTForImageClassification
+
+    class Logits(ViTForImageClassification):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).logits
+
+    return Logits(
+        HFConfig(
+            hidden_size=config.dim,
+            num_hidden_layers=config.depth,
+            num_attention_heads=config.block_heads[0],
+            intermediate_size=config.mlp_dim,
+            image_size=config.image_size,
+            patch_size=config.patch_size,
+            num_labels=config.classes,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            attn_implementation="sdpa",
+        )
+    )
+
+
+MODELS = {"ours": ours, "timm": timm, "vit-pytorch": vit_pytorch, "Hugging Face": hugging_face}
+
+
+class Bench:
+    """The models of one shape on one device, and the tasks to time."""
+
+    def __init__(self, settings: Settings, heads: int) -> None:
+        self.settings = settings
+        self.config = ViTConfig(
+            dim=settings.dim,
+            depth=settings.depth,
+            heads=heads,
+            patch_size=settings.patch_size,
+            mlp_ratio=settings.mlp_ratio,
+        )
+        self.device = pick_device(settings.device)
+        self.dtype = precision_dtype(settings.precision, self.device)
+        self.autocast = autocast(settings.precision, self.device)
+        self.models = {name: make(self.config).to(self.device) for name, make in MODELS.items()}
+        if settings.compile:
+            for name in ("ours", "timm"):
+                self.models[f"{name} compiled"] = MODELS[name](self.config).to(self.device)
+                self.models[f"{name} compiled"].compile()
+        self.optimizers = {
+            name: torch.optim.AdamW(model.parameters(), fused=True) for name, model in self.models.items()
+        }
+        B = settings.batch_size
+        self.images_per_pass = min(images_per_pass(self.device, self.dtype, self.config.tokens), B)
+        self.x = torch.randn(B, 3, 32, 32, device=self.device)
+        self.labels = torch.randint(0, 10, (B,), device=self.device)
+
+    def parts(self, name: str) -> int:
+        """Ours works in parts that fit a CPU's cache, as `vit/training.py` does; a plain loop does not."""
+        if not name.startswith("ours") or self.device.type != "cpu":
+            return 1
+        return parts_of(self.settings.batch_size, self.images_per_pass)
+
+    def step(self, name: str, x: Tensor, targets: Tensor) -> None:
+        model, parts = self.models[name], self.parts(name)
+        model.train()
+        for part, target in zip(x.chunk(parts), targets.chunk(parts), strict=True):
+            with self.autocast:
+                logits = model(part)
+            (F.cross_entropy(logits.float(), target, label_smoothing=0.1) / parts).backward()
+        self.optimizers[name].step()
+        self.optimizers[name].zero_grad()
+
+    @torch.inference_mode()
+    def infer(self, name: str) -> None:
+        model = self.models[name].eval()
+        with self.autocast:
+            for part in self.x.chunk(self.parts(name)):
+                model(part)
+
+    def tasks(self, task: str) -> dict[str, Task]:
+        if task == "train":
+            return {name: lambda name=name: self.step(name, self.x, self.labels) for name in self.models}  # type: ignore[misc]
+        if task == "infer":
+            return {name: lambda name=name: self.infer(name) for name in self.models}  # type: ignore[misc]
+        (images, labels), _ = data.load("data")
+        images, labels = images.to(self.device), labels.to(self.device)
+        batches = ordinary_batches(images.cpu(), labels.cpu(), self.settings)
+
+        def our_pipeline() -> None:
+            indices = torch.randint(0, len(images), (self.settings.batch_size,), device=self.device)
+            self.step("ours", *augment(images[indices], labels[indices], 10, AugmentConfig()))
+
+        def timm_pipeline() -> None:
+            x, y = next(batches)
+            self.step("timm", x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True))
+
+        return {"ours": our_pipeline, "timm": timm_pipeline}
+
+
+class Pictures(torch.utils.data.Dataset):
+    """CIFAR-10 as torchvision serves it: a PIL image, transformed."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        from torchvision.transforms import v2
+
+        # NumPy arrays, which go to the workers whatever memory they lie in; uint8 (n, 32, 32, 3), as PIL wants them.
+        self.images, self.labels = images.permute(0, 2, 3, 1).numpy().copy(), labels.tolist()
+        self.transform = v2.Compose(
+            [
+                v2.RandomCrop(32, padding=2),
+                v2.RandomHorizontalFlip(),
+                v2.ToImage(),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize(data.MEAN, data.STD),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        import PIL.Image
+
+        return self.transform(PIL.Image.fromarray(self.images[index])), self.labels[index]
+
+
+def ordinary_batches(images: Tensor, labels: Tensor, settings: Settings) -> Iterator[tuple[Tensor, Tensor]]:
+    workers = min(os.cpu_count() or 1, 8) if settings.workers is None else settings.workers
+    loader = torch.utils.data.DataLoader(
+        Pictures(images, labels),
+        settings.batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=workers > 0,
+        multiprocessing_context="forkserver" if workers else None,
+    )
+    while True:
+        yield from loader
+
+
+def measure(tasks: dict[str, Task], device: torch.device, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each task, interleaved: A B C A B C ..."""
+    for task in tasks.values():  # warm-up, and compilation
+        for _ in range(3):
+            task()
+    seconds: dict[str, list[float]] = {name: [] for name in tasks}
+    for _ in range(rounds):
+        for name, task in tasks.items():
+            compute.synchronize(device)
+            start = time.perf_counter()
+            task()
+            compute.synchronize(device)
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def peak_memory(task: Task, device: torch.device) -> int | None:
+    """Bytes that PyTorch has allocated at the peak of a task, on a GPU."""
+    if device.type != "cuda":
+        return None
+    torch.cuda.reset_peak_memory_stats(device)
+    task()
+    return torch.cuda.max_memory_allocated(device)
+
+
+def main(settings: Settings) -> dict[str, Any]:
+    results = []
+    for heads in settings.heads:
+        bench = Bench(settings, heads)
+        gemm = compute.gemm_flops_per_second(bench.device, bench.dtype)
+        say(
+            f"\ndim {settings.dim}, depth {settings.depth}, heads {heads}, patch {settings.patch_size}, MLP ratio "
+            f"{settings.mlp_ratio:g}, batch {settings.batch_size}, {settings.precision} on {bench.device}; a large "
+            f"matrix product runs at {gemm / 1e9:,.0f} GFLOP/s"
+        )
+        say(f"{'task':10}{'model':16}{'images/s':>10}{'quartiles':>18}{'ours / it':>11}{'of GEMM':>9}{'memory':>10}")
+        for task in settings.tasks:
+            tasks = bench.tasks(task)
+            seconds = measure(tasks, bench.device, settings.rounds)
+            for name, times in seconds.items():
+                cost = (compute.forward_flops if task == "infer" else compute.train_flops)(bench.config)
+                slow, middle, fast = (
+                    settings.batch_size / each for each in statistics.quantiles(sorted(times), n=4)[::-1]
+                )
+                ratios = [other / mine for other, mine in zip(times, seconds["ours"], strict=True)]
+                row = {
+                    "heads": heads,
+                    "task": task,
+                    "model": name,
+                    "images_per_second": settings.batch_size / statistics.median(times),
+                    "quartiles": [slow, fast],
+                    "ours_over_it": statistics.median(ratios),
+                    "fraction_of_gemm": cost * middle / gemm,
+                    "peak_memory_bytes": peak_memory(tasks[name], bench.device),
+                }
+                results.append(row)
+                memory = "" if row["peak_memory_bytes"] is None else f"{row['peak_memory_bytes'] / 2**20:7,.0f} MB"
+                say(
+                    f"{task:10}{name:16}{middle:10,.0f}{f'{slow:,.0f} to {fast:,.0f}':>18}"
+                    f"{row['ours_over_it']:10.2f}x{row['fraction_of_gemm']:8.0%} {memory:>10}"
+                )
+    return {"settings": dataclasses.asdict(settings), "machine": machine(bench.device), "results": results}
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    capability = None if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    return {"device": name, "capability": capability, "threads": torch.get_num_threads(), "torch": torch.__version__}
+
+
+if __name__ == "__main__":
+    door(main, Settings)
