@@ -4,8 +4,8 @@
 
 Each seed is an ordinary run of `train.py` to the end of its schedule, so what counts is the time of a whole training,
 not the moment some evaluation was lucky. Seconds are those of training alone: compilation (which is stated), evaluation
-and saving are outside. Test-time augmentation averages the class probabilities of every image and its mirror image, each
-as it is and moved by one pixel in four directions. A seed that is finished is not trained again.
+and saving are outside. Test-time augmentation averages the class probabilities of every image and its mirror image,
+each as it is and moved by one pixel in four directions. A seed that is finished is not trained again.
 """
 
 import dataclasses

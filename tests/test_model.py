@@ -200,7 +200,7 @@ class TestAttention:
 
     @pytest.mark.parametrize("heads", [1, 4])
     def test_plain_products_equal_the_fused_kernel(self, heads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        """In bfloat16 on a CPU attention is two products and a softmax, because that is faster; the logits are the same."""
+        """In bfloat16 on a CPU attention is two products and a softmax, which is faster; the logits are equal."""
         model = VisionTransformer(ViTConfig(heads=heads))
         x = torch.randn(4, 3, 32, 32)
         logits = {}
