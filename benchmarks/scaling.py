@@ -150,11 +150,11 @@ def main(settings: Settings) -> dict[str, Any]:
                 f"{row['train_mflop_per_image']:9.1f}{row['microseconds_per_image']:10.0f}{fraction:9.0%}{memory:>10}"
             )
     if settings.plot is not None:
-        plot(rows, settings)
+        plot(rows, settings, settings.plot)
     return {"settings": dataclasses.asdict(settings), "gemm_flops_per_second": gemm, "rows": rows}
 
 
-def plot(rows: list[dict[str, Any]], settings: Settings) -> None:
+def plot(rows: list[dict[str, Any]], settings: Settings, path: str) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -164,10 +164,10 @@ def plot(rows: list[dict[str, Any]], settings: Settings) -> None:
     for axis, sweep in zip(axes[0], settings.sweeps, strict=True):
         of_sweep = [row for row in rows if row["sweep"] == sweep]
         lines = sorted({(row["path"], 0 if sweep == "heads" else row["heads"]) for row in of_sweep})
-        for path, heads in lines:
-            line = [row for row in of_sweep if row["path"] == path and heads in (0, row["heads"])]
+        for attention, heads in lines:
+            line = [row for row in of_sweep if row["path"] == attention and heads in (0, row["heads"])]
             name = {0: "measured", 1: "1 head"}.get(heads, f"{heads} heads")
-            label = name if settings.paths == ["auto"] else f"{name}, {path}"
+            label = name if settings.paths == ["auto"] else f"{name}, {attention}"
             axis.plot([row[sweep] for row in line], [row["microseconds_per_image"] for row in line], "o-", label=label)
         first = [row for row in of_sweep if (row["path"], row["heads"]) == (of_sweep[0]["path"], of_sweep[0]["heads"])]
         flops = of_sweep if sweep == "heads" else first
@@ -186,7 +186,7 @@ def plot(rows: list[dict[str, Any]], settings: Settings) -> None:
         axis.minorticks_off()
         axis.legend(fontsize=7)
     figure.tight_layout()
-    figure.savefig(settings.plot, dpi=120)
+    figure.savefig(path, dpi=120)
 
 
 if __name__ == "__main__":

@@ -124,8 +124,9 @@ def hugging_face(config: ViTConfig) -> nn.Module:
         "image_size": config.image_size,
         "patch_size": config.patch_size,
         "num_labels": config.classes,
+        "attn_implementation": "sdpa",
     }
-    return Logits(HFConfig(**shape, attn_implementation="sdpa"))  # its dropout is 0 by default
+    return Logits(HFConfig(**shape))  # its dropout is 0 by default
 
 
 MODELS = {"ours": ours, "timm": timm, "vit-pytorch": vit_pytorch, "Hugging Face": hugging_face}
