@@ -7,7 +7,7 @@ from vit.config import Config
 
 
 def main(config: Config) -> dict[str, Any]:
-    from vit.training import train  # PyTorch is imported only once the settings are known to be good
+    from vit.runs import train  # PyTorch is imported only once the settings are known to be good
 
     return train(config)
 

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vit import compute
-from vit.checks import check, check_types
+from vit.checks import UsageError, check, check_types
 from vit.cli import door, say
 from vit.config import ViTConfig
 from vit.device import autocast, pick_device, precision_dtype
@@ -133,8 +133,14 @@ def main(settings: Settings) -> dict[str, Any]:
     rows = []
     for sweep in settings.sweeps:
         points = [Point(sweep, config, path, settings, device) for path in settings.paths for config in SWEEPS[sweep]]
-        for point in points:
-            point.step()  # warm-up
+        for point in points:  # warm-up
+            try:
+                point.step()
+            except RuntimeError as error:
+                reason = str(error).splitlines()[0]
+                raise UsageError(
+                    f"paths: {point.path} does not run with {settings.precision} on {device} ({reason})"
+                ) from None
         for _ in range(settings.rounds):
             for point in points:
                 point.time()

@@ -24,7 +24,7 @@ from vit.checks import check, check_types
 from vit.cli import door, parse, say
 from vit.config import Config
 from vit.device import autocast, pick_device
-from vit.training import train
+from vit.runs import train
 
 
 @dataclass

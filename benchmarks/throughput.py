@@ -13,22 +13,21 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from peers import MODELS, ordinary_batches
+from torch import Tensor
 
 from vit import compute, data
 from vit.augment import augment
 from vit.checks import check, check_types
 from vit.cli import door, say
 from vit.config import AugmentConfig, ViTConfig
-from vit.device import autocast, images_per_pass, pick_device, precision_dtype
-from vit.model import VisionTransformer
-from vit.training import parts_of
+from vit.device import autocast, parts_of, pick_device, precision_dtype
 
 
 @dataclass
@@ -65,71 +64,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_types(self)
-        check(self.rounds > 0, "rounds", "a number above 0", self.rounds)
+        check(self.rounds > 1, "rounds", "2 or more, for a median with quartiles", self.rounds)
 
 
 Task = Callable[[], None]
-
-
-def ours(config: ViTConfig) -> nn.Module:
-    return VisionTransformer(config)
-
-
-def timm(config: ViTConfig) -> nn.Module:
-    from timm.models.vision_transformer import VisionTransformer as Timm
-
-    return Timm(
-        img_size=config.image_size,
-        patch_size=config.patch_size,
-        num_classes=config.classes,
-        embed_dim=config.dim,
-        depth=config.depth,
-        num_heads=config.block_heads[0],
-        mlp_ratio=config.mlp_ratio,
-        class_token=False,
-        global_pool="avg",
-        fc_norm=False,
-    )
-
-
-def vit_pytorch(config: ViTConfig) -> nn.Module:
-    from vit_pytorch import SimpleViT
-
-    heads = config.block_heads[0]
-    return SimpleViT(
-        image_size=config.image_size,
-        patch_size=config.patch_size,
-        num_classes=config.classes,
-        dim=config.dim,
-        depth=config.depth,
-        heads=heads,
-        dim_head=config.dim // heads,
-        mlp_dim=config.mlp_dim,
-    )
-
-
-def hugging_face(config: ViTConfig) -> nn.Module:
-    from transformers import ViTConfig as HFConfig
-    from transformers import ViTForImageClassification
-
-    class Logits(ViTForImageClassification):
-        def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x).logits
-
-    shape: dict[str, Any] = {
-        "hidden_size": config.dim,
-        "num_hidden_layers": config.depth,
-        "num_attention_heads": config.block_heads[0],
-        "intermediate_size": config.mlp_dim,
-        "image_size": config.image_size,
-        "patch_size": config.patch_size,
-        "num_labels": config.classes,
-        "attn_implementation": "sdpa",
-    }
-    return Logits(HFConfig(**shape))  # its dropout is 0 by default
-
-
-MODELS = {"ours": ours, "timm": timm, "vit-pytorch": vit_pytorch, "Hugging Face": hugging_face}
 
 
 class Bench:
@@ -156,15 +94,14 @@ class Bench:
             name: torch.optim.AdamW(model.parameters(), fused=True) for name, model in self.models.items()
         }
         B = settings.batch_size
-        self.images_per_pass = min(images_per_pass(self.device, self.dtype, self.config.tokens), B)
         self.x = torch.randn(B, 3, 32, 32, device=self.device)
         self.labels = torch.randint(0, 10, (B,), device=self.device)
 
     def parts(self, name: str) -> int:
         """Ours works in parts that fit a CPU's cache, as `vit/training.py` does; a plain loop does not."""
-        if not name.startswith("ours") or self.device.type != "cpu":
+        if not name.startswith("ours"):
             return 1
-        return parts_of(self.settings.batch_size, self.images_per_pass)
+        return parts_of(self.settings.batch_size, self.device, self.dtype, self.config.tokens)
 
     def step(self, name: str, x: Tensor, targets: Tensor) -> None:
         model, parts = self.models[name], self.parts(name)
@@ -189,8 +126,9 @@ class Bench:
         if task == "infer":
             return {name: lambda name=name: self.infer(name) for name in self.models}  # type: ignore[misc]
         (images, labels), _ = data.load("data")
+        workers = min(os.cpu_count() or 1, 8) if self.settings.workers is None else self.settings.workers
+        batches = ordinary_batches(images, labels, self.settings.batch_size, workers)
         images, labels = images.to(self.device), labels.to(self.device)
-        batches = ordinary_batches(images.cpu(), labels.cpu(), self.settings)
 
         def our_pipeline() -> None:
             indices = torch.randint(0, len(images), (self.settings.batch_size,), device=self.device)
@@ -201,49 +139,6 @@ class Bench:
             self.step("timm", x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True))
 
         return {"ours": our_pipeline, "timm": timm_pipeline}
-
-
-class Pictures(torch.utils.data.Dataset):
-    """CIFAR-10 as torchvision serves it: a PIL image, transformed."""
-
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        from torchvision.transforms import v2
-
-        # NumPy arrays, which go to the workers whatever memory they lie in; uint8 (n, 32, 32, 3), as PIL wants them.
-        self.images, self.labels = images.permute(0, 2, 3, 1).numpy().copy(), labels.tolist()
-        self.transform = v2.Compose(
-            [
-                v2.RandomCrop(32, padding=2),
-                v2.RandomHorizontalFlip(),
-                v2.ToImage(),
-                v2.ToDtype(torch.float32, scale=True),
-                v2.Normalize(data.MEAN, data.STD),
-            ]
-        )
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        import PIL.Image
-
-        return self.transform(PIL.Image.fromarray(self.images[index])), self.labels[index]
-
-
-def ordinary_batches(images: Tensor, labels: Tensor, settings: Settings) -> Iterator[tuple[Tensor, Tensor]]:
-    workers = min(os.cpu_count() or 1, 8) if settings.workers is None else settings.workers
-    loader = torch.utils.data.DataLoader(
-        Pictures(images, labels),
-        settings.batch_size,
-        shuffle=True,
-        drop_last=True,
-        num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
-        persistent_workers=workers > 0,
-        multiprocessing_context="forkserver" if workers else None,
-    )
-    while True:
-        yield from loader
 
 
 def measure(tasks: dict[str, Task], device: torch.device, rounds: int) -> dict[str, list[float]]:

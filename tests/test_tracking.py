@@ -13,8 +13,8 @@ from wandb_server import WandbServer
 from eval import main as evaluate_door
 from vit import tracking
 from vit.config import Config, EvalConfig, EvalDataConfig, WandbConfig
+from vit.runs import train
 from vit.tracking import Tracker
-from vit.training import train
 
 
 @pytest.fixture

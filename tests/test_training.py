@@ -20,7 +20,9 @@ from vit import compute, data, training
 from vit.checks import UsageError
 from vit.cli import Interrupted
 from vit.config import AugmentConfig, Config, DataConfig, OptimConfig, TrainConfig, ViTConfig
-from vit.training import Training, parts_of, seed_of, train
+from vit.device import parts_of
+from vit.runs import train
+from vit.training import Training, seed_of
 
 Make = Callable[..., Config]
 
@@ -319,12 +321,11 @@ class TestLoop:
         assert "best/val_acc" not in summary
         assert "val/acc" not in summary
 
-    @pytest.mark.parametrize(
-        ("batch_size", "images_per_pass", "parts"),
-        [(250, 64, 5), (250, 128, 2), (251, 64, 1), (20, 64, 1), (512, 1, 512)],
-    )
-    def test_parts_of_a_batch_fit_the_cache(self, batch_size: int, images_per_pass: int, parts: int) -> None:
-        assert parts_of(batch_size, images_per_pass) == parts
+    @pytest.mark.parametrize(("batch_size", "parts"), [(250, 5), (251, 1), (20, 1), (512, 8)])
+    def test_parts_of_a_batch_fit_the_cache_of_a_cpu(self, batch_size: int, parts: int) -> None:
+        assert parts_of(batch_size, torch.device("cpu"), torch.float32, tokens=64) == parts
+        assert parts_of(batch_size, torch.device("cpu"), torch.bfloat16, tokens=32) <= max(parts // 2, 1)
+        assert parts_of(batch_size, torch.device("cuda"), torch.bfloat16, tokens=64) == 1
 
     def test_several_seeds_side_by_side_are_the_runs_they_would_be_alone(self, small: Make) -> None:
         alone = [train(small(name=f"alone{seed}", seed=seed)) for seed in (3, 5)]
@@ -345,6 +346,9 @@ class TestLoop:
             patch.setattr("vit.cli.say", lambda line: signalled.touch() if "SIGTERM" in line else None)
             with pytest.raises(Interrupted):
                 train(small(seeds=[0, 1]))
+        states = [Path(small().runs_dir) / f"run-seed{seed}" / "state.pt" for seed in (0, 1)]
+        # The first was in its 8th step when the signal came, the second between its 7th and 8th.
+        assert [torch.load(state, weights_only=True)["step"] for state in states] == [8, 7]
         resumed = train(small(seeds=[0, 1], resume=True))
         for one, other in zip(whole["runs"], resumed["runs"], strict=True):
             assert_same(Path(one["run"]), Path(other["run"]))

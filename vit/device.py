@@ -1,5 +1,6 @@
 """Which device computes, and in which precision."""
 
+import math
 from contextlib import AbstractContextManager
 
 import torch
@@ -50,10 +51,19 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager:
 
 
 def images_per_pass(device: torch.device, dtype: torch.dtype, tokens: int) -> int:
-    """How many images of `tokens` tokens to process at once where nothing else decides it.
+    """How many images of `tokens` tokens to evaluate at once where nothing else decides it.
 
     1000 on a GPU. On a CPU about 4000 tokens in float32, or 8000 in bfloat16: the activations are used again while they
     are in the cache, and their memory is the allocator's own, not taken page by page from the kernel (measured in
     benchmarks/NOTES.md).
     """
     return max(16384 // dtype.itemsize // tokens, 1) if device.type == "cpu" else 1000
+
+
+def parts_of(batch_size: int, device: torch.device, dtype: torch.dtype, tokens: int) -> int:
+    """Into how many equal parts to split a training batch: 1 but on a CPU, where a part is about `images_per_pass`."""
+    if device.type != "cpu":
+        return 1
+    divisors = [parts for parts in range(1, batch_size + 1) if batch_size % parts == 0]
+    wanted = batch_size / images_per_pass(device, dtype, tokens)
+    return min(divisors, key=lambda parts: abs(math.log(parts / wanted)))

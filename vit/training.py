@@ -1,4 +1,4 @@
-"""The training loop: settings and data in, a run folder out."""
+"""The training loop of one model: settings and data in, a run folder out."""
 
 import contextlib
 import copy
@@ -6,8 +6,8 @@ import hashlib
 import math
 import shlex
 import time
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,103 +18,18 @@ from torch import Tensor
 from vit import checkpoint, compute, data
 from vit.augment import augment
 from vit.checks import UsageError
-from vit.cli import Interrupted, python_command, say, stop_signals
+from vit.cli import Interrupted, python_command, say
 from vit.config import Config, DataConfig
 from vit.cuda_graph import CudaGraph
 from vit.data import Split
-from vit.device import autocast, images_per_pass, pick_device, precision_dtype
+from vit.device import autocast, images_per_pass, parts_of, precision_dtype
 from vit.evaluation import evaluate
 from vit.meters import Clock, Window
 from vit.model import VisionTransformer
 from vit.optim import make_optimizers, schedule, set_lr, update_ema
 from vit.progress import Progress
-from vit.run_folder import new_name, open_run, read_summary, write_summary
-from vit.tracking import Row, Tracker, evaluation_media, how_to_look
-
-
-def train(config: Config) -> dict[str, Any]:
-    """Train a model, evaluate its best weights on the test split once, and leave a run folder.
-
-    Returns:
-        What `summary.json` holds: where things are, and the last value of every metric. With `seeds`, a dict of the
-        seeds' mean and sample standard deviation of the test accuracy, and all their summaries as "runs".
-
-    Raises:
-        UsageError: the settings cannot work here.
-        Interrupted: SIGINT or SIGTERM came; everything is saved and the text says how to go on.
-    """
-    device = pick_device(config.device)
-    splits = Splits.load(config.data, device)
-    if config.seeds is None:
-        [summary] = train_side_by_side([config], device, splits)
-        return summary
-    config.name = config.name or new_name()
-    each = [replace(config, name=f"{config.name}-seed{seed}", seed=seed, seeds=None) for seed in config.seeds]
-    try:
-        runs = train_side_by_side(each, device, splits)
-    except Interrupted as stop:
-        again = "all seeds saved; go on with the same command and --resume"
-        raise Interrupted(f"stopped, {again}", stop.code) from None
-    accuracies = torch.tensor([summary["test/acc"] for summary in runs])
-    mean, std = accuracies.mean().item(), accuracies.std().item() if len(runs) > 1 else None
-    spread = "" if std is None else f", standard deviation {std:.2%}"
-    say(f"{len(runs)} seeds: mean test accuracy {mean:.2%}{spread}")
-    return {"name": config.name, "test/acc/mean": mean, "test/acc/std": std, "runs": runs}
-
-
-def train_side_by_side(configs: list[Config], device: torch.device, splits: "Splits") -> list[dict[str, Any]]:
-    """Train several models in this process, a step of each in turn; returns their summaries.
-
-    On a GPU every model has a stream of its own, so that small models fill it together. A model's run is the same as
-    alone: same weights, same rows, but for the clock, which counts the others' time too.
-    """
-    with contextlib.ExitStack() as stack:
-        folders = [stack.enter_context(open_run(config)) for config in configs]
-        summaries = [read_summary(folder) for folder in folders]
-        received = stack.enter_context(stop_signals())
-        running: dict[int, tuple[Training, Iterator[None]]] = {}
-        failures: list[UsageError | Interrupted] = []
-        try:
-            for index, (config, folder) in enumerate(zip(configs, folders, strict=True)):
-                if summaries[index] is not None:
-                    say(f"{folder} is finished already")
-                    continue
-                if any(training.tracker.wandb.fell_back for training, _ in running.values()):
-                    config.wandb.mode = "offline"
-                training = Training(config, folder, device, splits)
-                running[index] = training, training.run(received)
-            while running:
-                for index, (training, steps) in list(running.items()):
-                    try:
-                        with training.stream:
-                            next(steps)
-                    except StopIteration as end:
-                        summaries[index] = end.value
-                        del running[index]
-                    except (UsageError, Interrupted) as error:
-                        failures.append(error)  # the others go on, or save too
-                        training.tracker.finish(error.code if isinstance(error, Interrupted) else 1)
-                        del running[index]
-        except BaseException:
-            for training, _ in running.values():
-                training.tracker.finish(1)
-            raise
-    if failures:
-        raise failures[0]
-    finished = [summary for summary in summaries if summary is not None]
-    for summary in finished:
-        report(summary)
-    return finished
-
-
-def report(summary: dict[str, Any]) -> None:
-    for title, text in (
-        ("test accuracy", f"{summary['test/acc']:.2%}"),
-        ("run folder", summary["run"]),
-        ("checkpoint", summary["checkpoint"]),
-        ("dashboard", how_to_look(summary["wandb"])),
-    ):
-        say(f"{title:14}{text}")
+from vit.run_folder import write_summary
+from vit.tracking import Row, Tracker, evaluation_media
 
 
 @dataclass(frozen=True)
@@ -144,11 +59,9 @@ class Training:
         self.order: tuple[int, Tensor] | None = None
         self.dtype = precision_dtype(config.train.precision, device)
         self.autocast = autocast(config.train.precision, device)
-        per_pass = images_per_pass(device, self.dtype, config.model.tokens)
-        self.eval_batch_size = config.train.eval_batch_size or per_pass
-        self.parts = config.train.accumulate or (
-            parts_of(config.train.batch_size, per_pass) if device.type == "cpu" else 1
-        )
+        tokens = config.model.tokens
+        self.parts = config.train.accumulate or parts_of(config.train.batch_size, device, self.dtype, tokens)
+        self.eval_batch_size = config.train.eval_batch_size or images_per_pass(device, self.dtype, tokens)
 
         torch.manual_seed(seed_of(config.seed, "weights"))
         self.model = VisionTransformer(config.model).to(device)
@@ -390,12 +303,6 @@ class Training:
             for group in optimizer.param_groups:
                 if isinstance(group["lr"], Tensor):
                     group["lr"] = group["lr"].to(self.device)
-
-
-def parts_of(batch_size: int, images_per_pass: int) -> int:
-    """The divisor of batch_size that splits it into parts of about `images_per_pass` images."""
-    divisors = [parts for parts in range(1, batch_size + 1) if batch_size % parts == 0]
-    return min(divisors, key=lambda parts: abs(math.log(parts * images_per_pass / batch_size)))
 
 
 def seed_of(seed: int, purpose: str, index: int = 0) -> int:

@@ -57,8 +57,7 @@ def test_speedrun_reports_seconds_and_flops_to_an_accuracy(here: Path) -> None:
     missed = run(str(ROOT / "benchmarks/speedrun.py"), *options, "--target=0.99", cwd=here)
     assert not missed["reached"]
     assert [row["seed"] for row in missed["runs"]] == [0, 1]
-    again = run(
-        str(ROOT / "benchmarks/speedrun.py"), *options, "--target=0.01", cwd=here
-    )  # finished: not trained again
+    # Finished, so not trained again.
+    again = run(str(ROOT / "benchmarks/speedrun.py"), *options, "--target=0.01", cwd=here)
     assert again["reached"]
     assert [row["train_seconds"] for row in again["runs"]] == [row["train_seconds"] for row in missed["runs"]]

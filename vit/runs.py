@@ -1,0 +1,101 @@
+"""What `train.py` does: one run, or one per seed, side by side in this process."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from vit.checks import UsageError
+from vit.cli import Interrupted, say, stop_signals
+from vit.config import Config
+from vit.device import pick_device
+from vit.run_folder import new_name, open_run, read_summary
+from vit.tracking import how_to_look
+from vit.training import Splits, Training
+
+
+def train(config: Config) -> dict[str, Any]:
+    """Train a model, evaluate its best weights on the test split once, and leave a run folder.
+
+    Returns:
+        What `summary.json` holds: where things are, and the last value of every metric. With `seeds`, a dict of the
+        seeds' mean and sample standard deviation of the test accuracy, and all their summaries as "runs".
+
+    Raises:
+        UsageError: the settings cannot work here.
+        Interrupted: SIGINT or SIGTERM came; everything is saved and the text says how to go on.
+    """
+    device = pick_device(config.device)
+    splits = Splits.load(config.data, device)
+    if config.seeds is None:
+        [summary] = train_side_by_side([config], device, splits)
+        return summary
+    config.name = config.name or new_name()
+    each = [replace(config, name=f"{config.name}-seed{seed}", seed=seed, seeds=None) for seed in config.seeds]
+    try:
+        runs = train_side_by_side(each, device, splits)
+    except Interrupted as stop:
+        again = "all seeds saved; go on with the same command and --resume"
+        raise Interrupted(f"stopped, {again}", stop.code) from None
+    accuracies = torch.tensor([summary["test/acc"] for summary in runs])
+    mean, std = accuracies.mean().item(), accuracies.std().item() if len(runs) > 1 else None
+    spread = "" if std is None else f", standard deviation {std:.2%}"
+    say(f"{len(runs)} seeds: mean test accuracy {mean:.2%}{spread}")
+    return {"name": config.name, "test/acc/mean": mean, "test/acc/std": std, "runs": runs}
+
+
+def train_side_by_side(configs: list[Config], device: torch.device, splits: Splits) -> list[dict[str, Any]]:
+    """Train several models in this process, a step of each in turn; returns their summaries.
+
+    On a GPU every model has a stream of its own, so that small models fill it together. A model's run is the same as
+    alone: same weights, same rows, but for the clock, which counts the others' time too.
+    """
+    with contextlib.ExitStack() as stack:
+        folders = [stack.enter_context(open_run(config)) for config in configs]
+        summaries = [read_summary(folder) for folder in folders]
+        received = stack.enter_context(stop_signals())
+        running: dict[int, tuple[Training, Iterator[None]]] = {}
+        failures: list[UsageError | Interrupted] = []
+        try:
+            for index, (config, folder) in enumerate(zip(configs, folders, strict=True)):
+                if summaries[index] is not None:
+                    say(f"{folder} is finished already")
+                    continue
+                if any(training.tracker.wandb.fell_back for training, _ in running.values()):
+                    config.wandb.mode = "offline"
+                training = Training(config, folder, device, splits)
+                running[index] = training, training.run(received)
+            while running:
+                for index, (training, steps) in list(running.items()):
+                    try:
+                        with training.stream:
+                            next(steps)
+                    except StopIteration as end:
+                        summaries[index] = end.value
+                        del running[index]
+                    except (UsageError, Interrupted) as error:
+                        failures.append(error)  # the others go on, or save too
+                        training.tracker.finish(error.code if isinstance(error, Interrupted) else 1)
+                        del running[index]
+        except BaseException:
+            for training, _ in running.values():
+                training.tracker.finish(1)
+            raise
+    if failures:
+        raise failures[0]
+    finished = [summary for summary in summaries if summary is not None]
+    for summary in finished:
+        report(summary)
+    return finished
+
+
+def report(summary: dict[str, Any]) -> None:
+    for title, text in (
+        ("test accuracy", f"{summary['test/acc']:.2%}"),
+        ("run folder", summary["run"]),
+        ("checkpoint", summary["checkpoint"]),
+        ("dashboard", how_to_look(summary["wandb"])),
+    ):
+        say(f"{title:14}{text}")
