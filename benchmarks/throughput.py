@@ -44,7 +44,7 @@ class Settings:
         precision: fp32 or bf16 (autocast).
         device: auto, cpu, cuda, cuda:1.
         tasks: which of train, infer and pipeline to measure.
-        compile: also measure ours and timm's under torch.compile.
+        compile: also measure every model under torch.compile, and the pipelines with ours and timm's so.
         workers: processes of the peer's DataLoader; null is one per CPU core, at most 8.
         rounds: how often each is measured; the median counts.
     """
@@ -87,8 +87,8 @@ class Bench:
         self.autocast = autocast(settings.precision, self.device)
         self.models = {name: make(self.config).to(self.device) for name, make in MODELS.items()}
         if settings.compile:
-            for name in ("ours", "timm"):
-                self.models[f"{name} compiled"] = MODELS[name](self.config).to(self.device)
+            for name, make in MODELS.items():
+                self.models[f"{name} compiled"] = make(self.config).to(self.device)
                 self.models[f"{name} compiled"].compile()
         self.optimizers = {
             name: torch.optim.AdamW(model.parameters(), fused=True) for name, model in self.models.items()
@@ -130,15 +130,16 @@ class Bench:
         batches = ordinary_batches(images, labels, self.settings.batch_size, workers)
         images, labels = images.to(self.device), labels.to(self.device)
 
-        def our_pipeline() -> None:
-            indices = torch.randint(0, len(images), (self.settings.batch_size,), device=self.device)
-            self.step("ours", *augment(images[indices], labels[indices], 10, AugmentConfig()))
+        def pipeline(name: str) -> None:
+            if name.startswith("ours"):
+                indices = torch.randint(0, len(images), (self.settings.batch_size,), device=self.device)
+                self.step(name, *augment(images[indices], labels[indices], 10, AugmentConfig()))
+            else:
+                x, y = next(batches)
+                self.step(name, x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True))
 
-        def timm_pipeline() -> None:
-            x, y = next(batches)
-            self.step("timm", x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True))
-
-        return {"ours": our_pipeline, "timm": timm_pipeline}
+        names = [name for name in self.models if name.split()[0] in ("ours", "timm")]
+        return {name: lambda name=name: pipeline(name) for name in names}  # type: ignore[misc]
 
 
 def measure(tasks: dict[str, Task], device: torch.device, rounds: int) -> dict[str, list[float]]:
@@ -176,7 +177,7 @@ def main(settings: Settings) -> dict[str, Any]:
             f"{settings.mlp_ratio:g}, batch {settings.batch_size}, {settings.precision} on {bench.device}; a large "
             f"matrix product runs at {gemm / 1e9:,.0f} GFLOP/s"
         )
-        say(f"{'task':10}{'model':16}{'images/s':>10}{'quartiles':>18}{'ours / it':>11}{'of GEMM':>9}{'memory':>10}")
+        say(f"{'task':10}{'model':23}{'images/s':>10}{'quartiles':>18}{'ours / it':>11}{'of GEMM':>9}{'memory':>10}")
         for task in settings.tasks:
             tasks = bench.tasks(task)
             seconds = measure(tasks, bench.device, settings.rounds)
@@ -199,7 +200,7 @@ def main(settings: Settings) -> dict[str, Any]:
                 results.append(row)
                 memory = "" if row["peak_memory_bytes"] is None else f"{row['peak_memory_bytes'] / 2**20:7,.0f} MB"
                 say(
-                    f"{task:10}{name:16}{middle:10,.0f}{f'{slow:,.0f} to {fast:,.0f}':>18}"
+                    f"{task:10}{name:23}{middle:10,.0f}{f'{slow:,.0f} to {fast:,.0f}':>18}"
                     f"{row['ours_over_it']:10.2f}x{row['fraction_of_gemm']:8.0%} {memory:>10}"
                 )
     return {"settings": dataclasses.asdict(settings), "machine": machine(bench.device), "results": results}
