@@ -29,6 +29,11 @@ def fits(value: object, kind: Any) -> bool:
         return any(fits(value, each) for each in arguments)
     if origin is list:
         return isinstance(value, list) and all(fits(item, arguments[0]) for item in value)
+    if origin is dict:
+        keys, values = arguments
+        return isinstance(value, dict) and all(fits(k, keys) and fits(v, values) for k, v in value.items())
+    if kind is Any:
+        return True
     if kind in (int, float):  # true is not 1, but 1 is 1.0
         return isinstance(value, (int, kind)) and not isinstance(value, bool)
     return isinstance(value, kind)

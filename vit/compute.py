@@ -6,9 +6,12 @@ N tokens, D width, K head_dim, H heads, L blocks, P patch side, C channels.
 """
 
 import importlib.util
+import platform
+import re
 import resource
 import sys
 import time
+from pathlib import Path
 
 import torch
 
@@ -79,6 +82,15 @@ def attention_backend(config: ViTConfig, batch: int, device: torch.device, dtype
         choice = torch._fused_sdp_choice(q, k, v)
         names.append(torch.nn.attention.SDPBackend(choice).name.removesuffix("_ATTENTION").lower())
     return names[0] if len(set(names)) == 1 else ",".join(names)
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's or CPU's model, for a CPU with the number of threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")  # platform.processor() knows no model on Linux
+    found = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    return f"{found[1] if found else platform.processor()}, {torch.get_num_threads()} threads"
 
 
 def gemm_flops_per_second(device: torch.device, dtype: torch.dtype) -> float:

@@ -182,6 +182,7 @@ class TrainConfig:
         log_every: steps between two logged rows.
         eval_every: epochs between two evaluations on the validation split; resumable state is saved then too.
         eval_batch_size: images per forward pass in evaluation; null is 1000 on a GPU, fewer on a CPU, for its cache.
+        test: evaluate the chosen weights on the test split at the end; false where settings are still being chosen.
     """
 
     epochs: int = 10
@@ -193,6 +194,7 @@ class TrainConfig:
     log_every: int = 10
     eval_every: int = 1
     eval_batch_size: int | None = None
+    test: bool = True
 
     def __post_init__(self) -> None:
         check_types(self, "train.")
@@ -265,6 +267,8 @@ class Config:
             check(
                 getattr(self.model, key) == value, f"model.{key}", f"{value}, as in CIFAR-10", getattr(self.model, key)
             )
+        measured = self.train.test or self.data.val_images > 0
+        check(measured, "train.test", "true where there is no validation split", self.train.test)
         size = self.data.train_images or 50000 - self.data.val_images
         fits = self.train.batch_size <= size
         check(fits, "train.batch_size", f"at most the {size} training images", self.train.batch_size)
@@ -317,6 +321,31 @@ class EvalConfig:
     def __post_init__(self) -> None:
         check_types(self)
         check(self.batch_size is None or self.batch_size > 0, "batch_size", "a number above 0", self.batch_size)
+
+
+@dataclass
+class CompareConfig:
+    """Run a study: train what is missing of its arms and seeds, and collect results.csv.
+
+    Args:
+        study: YAML file that names the arms, the seeds and what is tuned.
+        runs_dir: folder that holds the study's run folders, in a folder of the study's name.
+        reports_dir: folder that holds results.csv, in a folder of the study's name.
+        device: auto, cpu, cuda, cuda:1.
+        workers: trainings at a time; on a CPU they share its cores.
+        wandb_mode: W&B of the trainings: auto, online, offline or disabled.
+    """
+
+    study: str
+    runs_dir: str = "runs"
+    reports_dir: str = "reports"
+    device: str = "auto"
+    workers: int = 1
+    wandb_mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check(self.workers > 0, "workers", "a number above 0", self.workers)
 
 
 def flatten(settings: Config | dict[str, Any]) -> dict[str, Any]:

@@ -172,8 +172,9 @@ class VisionTransformer(nn.Module):
             raise ValueError(f"expected images of shape (B, {C}, {side}, {side}), got {tuple(x.shape)}")
         x = self.patch_embed(x)  # (B, N, D)
         if self.cls_token is not None:
-            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
-        x = x + self.pos_embed
+            x = torch.cat([self.cls_token.to(x.dtype).expand(len(x), -1, -1), x], dim=1)
+        # In the projection's precision: a float32 sum would carry float32 through every block under autocast.
+        x = x + self.pos_embed.to(x.dtype)
         attention = []
         for block in self.blocks:
             x, maps = block(x, return_attention)

@@ -4,6 +4,7 @@ import errno
 import json
 import secrets
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,7 +77,7 @@ def check_resumable(folder: Path, config: Config) -> None:
     if not path.is_file():
         raise UsageError(f"name: {folder} is not a run folder (it has no config.yaml)")
     try:
-        saved = flatten(dict(yaml.safe_load(path.read_text())))
+        saved = flatten(Config()) | flatten(dict(yaml.safe_load(path.read_text())))
     except (yaml.YAMLError, TypeError, ValueError):
         raise UsageError(f"{path}: damaged, cannot resume") from None
     for key, value in flatten(config).items():
@@ -93,6 +94,15 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
         return json.loads(path.read_text()) if path.exists() else None
     except ValueError:
         raise UsageError(f"{path}: damaged (not JSON); without it --resume evaluates the run again") from None
+
+
+def source_commit() -> str | None:
+    """The git commit of this code, with `+` if files have changed since; None outside a repository."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:

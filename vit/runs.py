@@ -15,13 +15,15 @@ from vit.run_folder import new_name, open_run, read_summary
 from vit.tracking import how_to_look
 from vit.training import Splits, Training
 
+TITLES = {"test/acc": "test accuracy", "best/val_acc": "validation accuracy"}
+
 
 def train(config: Config) -> dict[str, Any]:
     """Train a model, evaluate its best weights on the test split once, and leave a run folder.
 
     Returns:
         What `summary.json` holds: where things are, and the last value of every metric. With `seeds`, a dict of the
-        seeds' mean and sample standard deviation of the test accuracy, and all their summaries as "runs".
+        seeds' mean and sample standard deviation of the accuracy, and all their summaries as "runs".
 
     Raises:
         UsageError: the settings cannot work here.
@@ -39,11 +41,12 @@ def train(config: Config) -> dict[str, Any]:
     except Interrupted as stop:
         again = "all seeds saved; go on with the same command and --resume"
         raise Interrupted(f"stopped, {again}", stop.code) from None
-    accuracies = torch.tensor([summary["test/acc"] for summary in runs])
+    key = accuracy_of(runs[0])
+    accuracies = torch.tensor([summary[key] for summary in runs])
     mean, std = accuracies.mean().item(), accuracies.std().item() if len(runs) > 1 else None
     spread = "" if std is None else f", standard deviation {std:.2%}"
-    say(f"{len(runs)} seeds: mean test accuracy {mean:.2%}{spread}")
-    return {"name": config.name, "test/acc/mean": mean, "test/acc/std": std, "runs": runs}
+    say(f"{len(runs)} seeds: mean {TITLES[key]} {mean:.2%}{spread}")
+    return {"name": config.name, f"{key}/mean": mean, f"{key}/std": std, "runs": runs}
 
 
 def train_side_by_side(configs: list[Config], device: torch.device, splits: Splits) -> list[dict[str, Any]]:
@@ -91,11 +94,17 @@ def train_side_by_side(configs: list[Config], device: torch.device, splits: Spli
     return finished
 
 
+def accuracy_of(summary: dict[str, Any]) -> str:
+    """The metric that a finished run is known by: test accuracy, or validation's where the test split was not read."""
+    return "test/acc" if "test/acc" in summary else "best/val_acc"
+
+
 def report(summary: dict[str, Any]) -> None:
+    key = accuracy_of(summary)
     for title, text in (
-        ("test accuracy", f"{summary['test/acc']:.2%}"),
+        (TITLES[key], f"{summary[key]:.2%}"),
         ("run folder", summary["run"]),
         ("checkpoint", summary["checkpoint"]),
         ("dashboard", how_to_look(summary["wandb"])),
     ):
-        say(f"{title:14}{text}")
+        say(f"{title:21}{text}")

@@ -8,6 +8,7 @@ import shlex
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from vit.meters import Clock, Window
 from vit.model import VisionTransformer
 from vit.optim import make_optimizers, schedule, set_lr, update_ema
 from vit.progress import Progress
-from vit.run_folder import write_summary
+from vit.run_folder import source_commit, write_summary
 from vit.tracking import Row, Tracker, evaluation_media
 
 
@@ -208,16 +209,20 @@ class Training:
     def finish(self) -> dict[str, Any]:
         """Evaluate the best weights on the test split, once, and close the run."""
         config = self.config
-        best = checkpoint.load(self.folder / "best", self.device)
-        images, labels = self.splits.test
-        result = evaluate(best, images, labels, self.eval_batch_size, self.autocast, best.preprocess)
-        row = result.row("test")
+        row: Row = {}
+        media = None
+        if config.train.test:
+            best = checkpoint.load(self.folder / "best", self.device)
+            images, labels = self.splits.test
+            result = evaluate(best, images, labels, self.eval_batch_size, self.autocast, best.preprocess)
+            row = result.row("test")
+            media = partial(evaluation_media, result, images, labels, data.LABELS, "test")
         if config.data.val_images:
             row["best/val_acc"] = self.best_val_acc
         row["compute/peak_memory_bytes"] = compute.peak_memory_bytes(self.device)
         rate = compute.gemm_flops_per_second(self.device, self.dtype)
         row["compute/mfu"] = self.train_flops / self.clock.seconds / rate
-        self.log(row, lambda: evaluation_media(result, images, labels, data.LABELS, "test"))
+        self.log(row, media)
         self.tracker.wandb.upload(self.folder / "best", f"{config.name}", ["best"], row)
         summary = {
             "name": config.name,
@@ -225,6 +230,9 @@ class Training:
             "run": str(self.folder),
             "checkpoint": str(self.folder / "best"),
             "wandb": self.tracker.wandb.location,
+            "device": compute.device_name(self.device),
+            "torch": torch.__version__,
+            "commit": source_commit(),
         } | self.tracker.last_values()
         self.tracker.finish()
         write_summary(self.folder, summary)

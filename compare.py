@@ -1,0 +1,16 @@
+"""Train what a study asks for and is missing:  python compare.py configs/studies/recipe.yaml"""
+
+from typing import Any
+
+from vit.cli import door
+from vit.config import CompareConfig
+
+
+def main(config: CompareConfig) -> dict[str, Any]:
+    from vit.study import compare
+
+    return compare(config)
+
+
+if __name__ == "__main__":
+    door(main, CompareConfig)
