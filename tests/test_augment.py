@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vit.augment import augment, beta, cutout, flip_and_crop, mix, random_erasing, random_policy
+from vit.augment import augment, beta, cutout, flip_and_crop, mix, random_erasing
 from vit.config import AugmentConfig
 from vit.data import normalise
 
@@ -77,14 +77,6 @@ def test_erasing_blanks_a_rectangle_in_a_part_of_the_images() -> None:
     ratio = heights[erased] / widths[erased]
     assert ratio.min() < 0.4
     assert ratio.max() > 2.5
-
-
-@pytest.mark.parametrize("policy", ["randaugment", "trivialaugment"])
-def test_policies_treat_every_image_on_its_own(policy: str, images: Tensor) -> None:
-    result = random_policy(images[:60], policy)
-    assert result.dtype == torch.uint8
-    assert result.shape == (60, 3, 32, 32)
-    assert len(result.unique(dim=0)) > 30
 
 
 def test_mixup_blends_two_images_and_their_labels() -> None:

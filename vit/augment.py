@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vit.config import AugmentConfig
 from vit.data import normalise
+from vit.policies import apply_policy
 
 
 def augment(images: Tensor, labels: Tensor, classes: int, config: AugmentConfig) -> tuple[Tensor, Tensor]:
@@ -25,7 +26,7 @@ def augment(images: Tensor, labels: Tensor, classes: int, config: AugmentConfig)
     if config.flip or config.crop:
         images = flip_and_crop(images, config.flip, config.crop)
     if config.policy != "none":
-        images = random_policy(images, config.policy)
+        images = apply_policy(images, config.policy)
     x = normalise(images)
     if config.cutout:
         x = cutout(x, config.cutout)
@@ -50,15 +51,6 @@ def flip_and_crop(images: Tensor, flip: bool, shift: int) -> Tensor:
     padded = F.pad(images, [shift] * 4)
     pixels = rows[:, :, None] * (W + 2 * shift) + columns[:, None, :]  # (B, H, W)
     return padded.flatten(2).gather(2, pixels.flatten(1)[:, None].expand(-1, C, -1)).view(B, C, H, W)
-
-
-def random_policy(images: Tensor, policy: str) -> Tensor:
-    """RandAugment (Cubuk et al. 2019) or TrivialAugment (Mueller & Hutter 2021), torchvision's, drawn per image."""
-    from torchvision.transforms import v2  # slow to import and seldom needed
-
-    transform = v2.RandAugment() if policy == "randaugment" else v2.TrivialAugmentWide()
-    # torchvision draws one operation per call, so each image is a call of its own.
-    return torch.stack([transform(image) for image in images])
 
 
 def cutout(x: Tensor, side: int) -> Tensor:

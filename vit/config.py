@@ -110,7 +110,8 @@ class AugmentConfig:
     Args:
         flip: mirror left-right with probability 1/2.
         crop: shift by up to this many pixels each way (zero-padded random crop).
-        policy: one random operation (trivialaugment) or two of medium strength (randaugment) per image.
+        policy: per image one random operation of random strength (trivialaugment, Mueller & Hutter 2021) or two of
+            medium strength (randaugment, Cubuk et al. 2019).
         cutout: side in pixels of the blanked square (DeVries & Taylor 2017).
         erasing: probability of blanking a random rectangle (Zhong et al. 2017).
         mixup: alpha of the Beta distribution that blends two images (Zhang et al. 2017).

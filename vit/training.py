@@ -85,8 +85,7 @@ class Training:
         self.graph: CudaGraph | None = None
         if device.type == "cuda":
             self.stream = torch.cuda.stream(torch.cuda.Stream(device))
-            # torchvision's policies choose their operations on the host, which a graph cannot capture.
-            if config.train.compile and config.augment.policy == "none":
+            if config.train.compile:
                 self.graph = CudaGraph(self.update, device)
 
     def run(self, received: list[int]) -> Generator[None, None, dict[str, Any]]:
