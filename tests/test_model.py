@@ -211,6 +211,17 @@ class TestAttention:
 
 
 class TestParts:
+    @pytest.mark.parametrize("pool", ["mean", "cls"])
+    def test_under_autocast_bfloat16_runs_through_all_blocks(self, pool: str) -> None:
+        """One float32 term in the sum of patches and positions would make every block read and write float32."""
+        model = build(pool=pool)
+        seen = []
+        for block in model.blocks:
+            block.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
+        with torch.autocast("cpu", torch.bfloat16):
+            model(torch.randn(2, 3, 32, 32))
+        assert seen == [torch.bfloat16] * 2
+
     def test_sincos_positions_are_fixed_distinct_and_zero_for_the_class_token(self) -> None:
         model = build(pos_embed="sincos", pool="cls", patch_size=4)
         assert "pos_embed" in model.state_dict()

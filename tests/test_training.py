@@ -22,7 +22,7 @@ from vit.cli import Interrupted
 from vit.config import AugmentConfig, Config, DataConfig, OptimConfig, TrainConfig, ViTConfig
 from vit.device import parts_of
 from vit.runs import train
-from vit.training import Training, seed_of
+from vit.training import Splits, Training, seed_of
 
 Make = Callable[..., Config]
 
@@ -312,6 +312,14 @@ class TestLoop:
         monkeypatch.setattr(vit.VisionTransformer, "forward", forward)
         train(small(train=TrainConfig(epochs=1, batch_size=20, accumulate=4, precision="bf16")))
         assert seen == [(5, torch.bfloat16)] * 24
+
+    def test_the_test_split_can_be_left_unread(self, small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+        splits = Splits.load(small().data, torch.device("cpu"))
+        unreadable = dataclasses.replace(splits, test=None)
+        monkeypatch.setattr("vit.runs.Splits.load", lambda *_: unreadable)
+        summary = train(small(train=TrainConfig(epochs=1, batch_size=20, test=False)))
+        assert not [key for key in summary if key.startswith("test/")]
+        assert summary["best/val_acc"] == summary["val/acc"]
 
     def test_without_validation_the_last_weights_count(self, small: Make) -> None:
         data_config = DataConfig(root=small().data.root, train_images=120, val_images=0)
