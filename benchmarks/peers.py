@@ -1,6 +1,6 @@
 """The models and the data pipeline that ours is measured against, each as its library documents it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -100,17 +100,17 @@ class Pictures(torch.utils.data.Dataset):
         return self.transform(PIL.Image.fromarray(self.images[index])), self.labels[index]
 
 
-def ordinary_batches(images: Tensor, labels: Tensor, batch_size: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Shuffled, flipped and cropped float32 batches (B, 3, 32, 32) and labels (B,), without end."""
-    loader = torch.utils.data.DataLoader(
-        Pictures(images, labels),
+def ordinary_loader(
+    images: Tensor, labels: Tensor, batch_size: int, batches: int, workers: int
+) -> Iterable[tuple[Tensor, Tensor]]:
+    """Each iteration gives so many random, flipped and cropped float32 batches (B, 3, 32, 32) and labels (B,)."""
+    pictures = Pictures(images, labels)
+    return torch.utils.data.DataLoader(
+        pictures,
         batch_size,
-        shuffle=True,
-        drop_last=True,
+        sampler=torch.utils.data.RandomSampler(pictures, num_samples=batches * batch_size),
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
         multiprocessing_context="forkserver" if workers else None,
     )
-    while True:
-        yield from loader

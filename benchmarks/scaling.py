@@ -6,6 +6,7 @@ One thing varies at a time around a base shape; every point is forward, loss and
 number of tokens. Beside the measured time stands the closed-form FLOP count, so that what the count leaves out shows.
 """
 
+import vit  # noqa: F401, I001  before PyTorch: it says how threads wait
 import contextlib
 import dataclasses
 import statistics

@@ -8,9 +8,9 @@ DataLoader with torchvision's transforms on PIL images. Peers, at the same width
 VisionTransformer, vit-pytorch's SimpleViT (no biases in its attention) and Hugging Face's ViT (it adds a class token).
 """
 
+import vit  # noqa: F401, I001  before PyTorch: it says how threads wait
 import dataclasses
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from peers import MODELS, ordinary_batches
+from peers import MODELS, ordinary_loader
 from torch import Tensor
 
 from vit import compute, data
@@ -68,6 +68,9 @@ class Settings:
 
 
 Task = Callable[[], None]
+# A turn of a pipeline is so many steps, all whose batches are loaded within the turn: what workers prepare during the
+# turn of another would be free.
+PIPELINE_STEPS = 8
 
 
 class Bench:
@@ -127,16 +130,17 @@ class Bench:
             return {name: lambda name=name: self.infer(name) for name in self.models}  # type: ignore[misc]
         (images, labels), _ = data.load("data")
         workers = min(os.cpu_count() or 1, 8) if self.settings.workers is None else self.settings.workers
-        batches = ordinary_batches(images, labels, self.settings.batch_size, workers)
+        loader = ordinary_loader(images, labels, self.settings.batch_size, PIPELINE_STEPS, workers)
         images, labels = images.to(self.device), labels.to(self.device)
 
         def pipeline(name: str) -> None:
             if name.startswith("ours"):
-                indices = torch.randint(0, len(images), (self.settings.batch_size,), device=self.device)
-                self.step(name, *augment(images[indices], labels[indices], 10, AugmentConfig()))
+                for _ in range(PIPELINE_STEPS):
+                    indices = torch.randint(0, len(images), (self.settings.batch_size,), device=self.device)
+                    self.step(name, *augment(images[indices], labels[indices], 10, AugmentConfig()))
             else:
-                x, y = next(batches)
-                self.step(name, x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True))
+                for x, y in loader:
+                    self.step(name, x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True))
 
         names = [name for name in self.models if name.split()[0] in ("ours", "timm")]
         return {name: lambda name=name: pipeline(name) for name in names}  # type: ignore[misc]
@@ -180,18 +184,17 @@ def main(settings: Settings) -> dict[str, Any]:
         say(f"{'task':10}{'model':23}{'images/s':>10}{'quartiles':>18}{'ours / it':>11}{'of GEMM':>9}{'memory':>10}")
         for task in settings.tasks:
             tasks = bench.tasks(task)
+            images = settings.batch_size * (PIPELINE_STEPS if task == "pipeline" else 1)
             seconds = measure(tasks, bench.device, settings.rounds)
             for name, times in seconds.items():
                 cost = (compute.forward_flops if task == "infer" else compute.train_flops)(bench.config)
-                slow, middle, fast = (
-                    settings.batch_size / each for each in statistics.quantiles(sorted(times), n=4)[::-1]
-                )
+                slow, middle, fast = (images / each for each in statistics.quantiles(sorted(times), n=4)[::-1])
                 ratios = [other / mine for other, mine in zip(times, seconds["ours"], strict=True)]
                 row: dict[str, Any] = {
                     "heads": heads,
                     "task": task,
                     "model": name,
-                    "images_per_second": settings.batch_size / statistics.median(times),
+                    "images_per_second": images / statistics.median(times),
                     "quartiles": [slow, fast],
                     "ours_over_it": statistics.median(ratios),
                     "fraction_of_gemm": cost * middle / gemm,
@@ -207,9 +210,8 @@ def main(settings: Settings) -> dict[str, Any]:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     capability = None if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-    return {"device": name, "capability": capability, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    return {"device": compute.device_name(device), "capability": capability, "torch": torch.__version__}
 
 
 if __name__ == "__main__":

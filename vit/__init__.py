@@ -6,12 +6,18 @@ logits = model(model.preprocess(image))
 """
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vit.checkpoint import load
     from vit.config import ViTConfig
     from vit.model import VisionTransformer
+
+# GNU OpenMP's threads wait for each other in a busy loop, for long: beside other work on the machine that makes PyTorch
+# several times slower (benchmarks/NOTES.md). After some 0.1 ms they had better sleep. Read when PyTorch is loaded.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 __all__ = ["ViTConfig", "VisionTransformer", "load"]
 

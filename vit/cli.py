@@ -3,7 +3,6 @@
 import difflib
 import errno
 import json
-import os
 import re
 import signal
 import sys
@@ -31,10 +30,6 @@ def door(main: Callable[[Settings], dict[str, Any]], settings: type[Settings]) -
 
     Exit codes: 0 done, 2 the user can put it right, 1 the disk is full, 128 + signal interrupted and saved.
     """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        # GNU OpenMP's threads wait for each other in a busy loop, which on a machine with other work makes PyTorch many
-        # times slower (benchmarks/NOTES.md). After about 10 microseconds they had better sleep.
-        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         print(json.dumps(main(parse(settings, sys.argv[1:]))))
     except UsageError as error:

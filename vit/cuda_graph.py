@@ -1,5 +1,6 @@
 """A training step replayed as one CUDA graph: the same kernels, without Python launching each of them."""
 
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -27,7 +28,9 @@ class CudaGraph:
         torch.manual_seed(seed)
         self.calls += 1
         if self.calls <= WARM_UP:
-            self.function(indices)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
+                self.function(indices)
             return
         if self.calls == WARM_UP + 1:
             self.indices = indices.clone()

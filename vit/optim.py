@@ -60,10 +60,11 @@ def orthogonalize(x: Tensor, coefficients: tuple[float, float, float], steps: in
     return (wide.mT if x.shape[-2] > x.shape[-1] else wide).to(x.dtype)
 
 
-def make_optimizers(model: nn.Module, config: OptimConfig) -> list[Optimizer]:
+def make_optimizers(model: nn.Module, config: OptimConfig, captured: bool = False) -> list[Optimizer]:
     """One AdamW, or Muon for the blocks' matrices and AdamW for the rest.
 
     Weight decay acts on matrices (linear layers and the patch projection), not on norms, biases, scales or positions.
+    `captured` says that the steps will be part of a CUDA graph.
     """
     blocks, matrices, vectors = [], [], []
     for name, param in model.named_parameters():
@@ -75,15 +76,13 @@ def make_optimizers(model: nn.Module, config: OptimConfig) -> list[Optimizer]:
             matrices.append(param)
     lr = config.lr if config.name == "adamw" else config.rest_lr
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    # Learning rates are tensors on a GPU, so that a captured step sees them change.
-    on_gpu = matrices[0].is_cuda
-    optimizers: list[Optimizer] = [AdamW(groups, lr=lr, fused=True, capturable=on_gpu)]
+    optimizers: list[Optimizer] = [AdamW(groups, lr=lr, fused=True, capturable=captured)]
     if blocks:
         optimizers.insert(0, Muon(blocks, lr=config.lr, weight_decay=config.weight_decay))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
-            if on_gpu:
+            if captured:  # in a CUDA graph only a tensor can change
                 group["lr"] = torch.tensor(group["lr"], device=matrices[0].device)
     return optimizers
 

@@ -97,10 +97,15 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
 
 
 def source_commit() -> str | None:
-    """The git commit of this code, with `+` if files have changed since; None outside a repository."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
+    """The git commit of the code that trains, with `+` if it has changed since; None outside a repository."""
+    root = Path(__file__).parent.parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+        commit = git("rev-parse", "--short=12", "HEAD")
+        return commit + "+" * bool(git("status", "--porcelain", "--", "vit", "train.py"))
     except (OSError, subprocess.CalledProcessError):
         return None
 

@@ -271,8 +271,9 @@ def evaluation_media(result: Evaluation, images: Tensor, labels: Tensor, names: 
     import wandb
 
     predicted = result.probabilities.argmax(dim=1)
+    labels = labels.cpu()
     pictures = []
-    for image, label, guess, odds in zip(images[:24], labels, predicted, result.probabilities, strict=False):
+    for image, label, guess, odds in zip(images[:24].cpu(), labels, predicted, result.probabilities, strict=False):
         large = image.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)
         verdict = "" if guess == label else f", truly {names[int(label)]}"
         caption = f"{names[int(guess)]} {odds.max().item():.0%}{verdict}"

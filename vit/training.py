@@ -67,9 +67,11 @@ class Training:
         torch.manual_seed(seed_of(config.seed, "weights"))
         self.model = VisionTransformer(config.model).to(device)
         self.ema = copy.deepcopy(self.model).requires_grad_(False) if config.optim.ema else None
-        self.optimizers = make_optimizers(self.model, config.optim)
+        captured = device.type == "cuda" and config.train.compile
+        self.optimizers = make_optimizers(self.model, config.optim, captured)
         self.step = 0
         self.best_val_acc = -1.0
+        self.commit = source_commit()
         self.window = Window(device)
         self.clock = Clock(device)
         state_file = folder / "state.pt"
@@ -84,8 +86,10 @@ class Training:
         self.stream: Any = contextlib.nullcontext()
         self.graph: CudaGraph | None = None
         if device.type == "cuda":
-            self.stream = torch.cuda.stream(torch.cuda.Stream(device))
-            if config.train.compile:
+            stream = torch.cuda.Stream(device)
+            stream.wait_stream(torch.cuda.current_stream(device))  # which made the weights
+            self.stream = torch.cuda.stream(stream)
+            if captured:
                 self.graph = CudaGraph(self.update, device)
 
     def run(self, received: list[int]) -> Generator[None, None, dict[str, Any]]:
@@ -231,7 +235,7 @@ class Training:
             "wandb": self.tracker.wandb.location,
             "device": compute.device_name(self.device),
             "torch": torch.__version__,
-            "commit": source_commit(),
+            "commit": self.commit,
         } | self.tracker.last_values()
         self.tracker.finish()
         write_summary(self.folder, summary)
@@ -277,6 +281,7 @@ class Training:
         state = {
             "step": self.step,
             "best_val_acc": self.best_val_acc,
+            "commit": self.commit,
             "seconds": self.clock.seconds,
             "joules": self.clock.joules,
             "window": self.window.state(),
@@ -299,17 +304,18 @@ class Training:
             raise UsageError(f"{path}: not the state of this run ({str(error).splitlines()[0]})") from None
 
     def restore_parts(self, state: dict[str, Any]) -> None:
-        self.step, self.best_val_acc = state["step"], state["best_val_acc"]
+        self.step, self.best_val_acc, self.commit = state["step"], state["best_val_acc"], state["commit"]
         self.clock.seconds, self.clock.joules = state["seconds"], state["joules"]
         self.window.restore(state["window"])
         self.model.load_state_dict(state["model"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            # How a group is stepped is this device's affair: the state may come from another one.
+            here = [dict(group) for group in optimizer.param_groups]
             optimizer.load_state_dict(saved)
-            for group in optimizer.param_groups:
-                if isinstance(group["lr"], Tensor):
-                    group["lr"] = group["lr"].to(self.device)
+            for group, own in zip(optimizer.param_groups, here, strict=True):
+                group |= {key: own[key] for key in ("lr", "capturable") if key in own}
 
 
 def seed_of(seed: int, purpose: str, index: int = 0) -> int:
