@@ -7,7 +7,7 @@ from vit.config import CompareConfig
 
 
 def main(config: CompareConfig) -> dict[str, Any]:
-    from vit.study import compare
+    from vit.compare import compare
 
     return compare(config)
 

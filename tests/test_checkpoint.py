@@ -12,6 +12,7 @@ import vit
 from vit import checkpoint, data
 from vit.checks import UsageError
 from vit.config import Config, ViTConfig
+from vit.files import atomic
 from vit.model import VisionTransformer
 
 
@@ -140,7 +141,7 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path.write_text("old")
 
     def fail() -> None:
-        with checkpoint.atomic(path) as part:
+        with atomic(path) as part:
             part.write_text("half")
             raise ZeroDivisionError
 

@@ -2,9 +2,6 @@
 
 import io
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -17,25 +14,10 @@ from torch import Tensor
 from vit import compute, data
 from vit.checks import UsageError
 from vit.config import Config, ViTConfig, flatten
+from vit.files import atomic
 from vit.model import VisionTransformer
 
 FORMAT = 1
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """A name to write to that becomes `path` once the block ends without an error, and is removed otherwise."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        yield part
-        with open(part, "rb+") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        raise
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def save_checkpoint(folder: Path, model: VisionTransformer, config: Config, results: dict[str, Any]) -> None:

@@ -5,7 +5,15 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
 class UsageError(Exception):
-    """Something the user can put right; its text is the one line shown before exit code 2."""
+    """Something the user can put right; its text is the one line shown before the command ends with this exit code."""
+
+    code = 2
+
+
+class Diverged(UsageError):
+    """A training whose loss or weights are not finite any more."""
+
+    code = 3
 
 
 def check(condition: bool, key: str, expected: str, got: object) -> None:

@@ -325,6 +325,17 @@ class EvalConfig:
 
 
 @dataclass
+class CompareWandbConfig:
+    """Weights & Biases.
+
+    Args:
+        mode: of all trainings; null is what the study says.
+    """
+
+    mode: Literal["auto", "online", "offline", "disabled"] | None = None
+
+
+@dataclass
 class CompareConfig:
     """Run a study: train what is missing of its arms and seeds, and collect results.csv.
 
@@ -332,17 +343,16 @@ class CompareConfig:
         study: YAML file that names the arms, the seeds and what is tuned.
         runs_dir: folder that holds the study's run folders, in a folder of the study's name.
         reports_dir: folder that holds results.csv, in a folder of the study's name.
-        device: auto, cpu, cuda, cuda:1.
+        device: auto, cpu, cuda, cuda:1; null is what the study says.
         workers: trainings at a time; on a CPU they share its cores.
-        wandb_mode: W&B of the trainings: auto, online, offline or disabled.
     """
 
     study: str
     runs_dir: str = "runs"
     reports_dir: str = "reports"
-    device: str = "auto"
+    device: str | None = None
     workers: int = 1
-    wandb_mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    wandb: CompareWandbConfig = field(default_factory=CompareWandbConfig)
 
     def __post_init__(self) -> None:
         check_types(self)

@@ -15,9 +15,9 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from vit.checkpoint import atomic
 from vit.checks import UsageError
 from vit.config import Config, flatten
+from vit.files import atomic
 
 # What may differ when a run is resumed: where it runs and where it reports to, not what is trained.
 FREE = ("resume", "device", "runs_dir", "data.root")

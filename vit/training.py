@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vit import checkpoint, compute, data
 from vit.augment import augment
-from vit.checks import UsageError
+from vit.checks import Diverged, UsageError
 from vit.cli import Interrupted, python_command, say
 from vit.config import Config, DataConfig
 from vit.cuda_graph import CudaGraph
@@ -137,11 +137,21 @@ class Training:
         raise Interrupted(message, 128 + received[0])
 
     def compile(self) -> None:
-        """Compile the model on a batch of zeros, outside the clock, and say how long that took."""
+        """Compile the model on a batch of zeros, outside the clock, and say how long that took.
+
+        Raises:
+            UsageError: it cannot be compiled here, for want of a C++ compiler for instance.
+        """
+        from torch._dynamo.exc import TorchDynamoException  # a second's import
+
         start = time.perf_counter()
-        with self.autocast:
-            logits = self.model(torch.zeros(self.config.train.batch_size // self.parts, 3, 32, 32, device=self.device))
-        logits.sum().backward()
+        images = torch.zeros(self.config.train.batch_size // self.parts, 3, 32, 32, device=self.device)
+        try:
+            with self.autocast:
+                self.model(images).sum().backward()
+        except TorchDynamoException as error:
+            reason = str(error).splitlines()[0]
+            raise UsageError(f"train.compile: the model cannot be compiled here ({reason})") from None
         self.model.zero_grad()
         compute.synchronize(self.device)
         say(f"compiled in {time.perf_counter() - start:.0f} s")
@@ -234,6 +244,7 @@ class Training:
             "checkpoint": str(self.folder / "best"),
             "wandb": self.tracker.wandb.location,
             "device": compute.device_name(self.device),
+            "precision": str(self.dtype).removeprefix("torch."),
             "torch": torch.__version__,
             "commit": self.commit,
         } | self.tracker.last_values()
@@ -262,11 +273,11 @@ class Training:
         """Log a row with every x-axis beside it.
 
         Raises:
-            UsageError: a number in it is not finite any more.
+            Diverged: a number in it is not finite any more.
         """
         for key, value in row.items():
             if isinstance(value, float) and not math.isfinite(value):
-                raise UsageError(f"optim.lr: the training diverged ({key} is {value}); choose a smaller one")
+                raise Diverged(f"optim.lr: the training diverged ({key} is {value}); choose a smaller one")
         axes: Row = {
             "compute/train_flops": self.train_flops,
             "compute/images_seen": self.step * self.config.train.batch_size,

@@ -123,6 +123,15 @@ class TestTrainEvaluateLoad:
 
 
 class TestClearErrors:
+    def test_compiling_without_a_compiler(
+        self, run: Run, tiny: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setenv("CXX", "/no/compiler")
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+        result = run("train.py", "--train.compile", "--wandb.mode=disabled", *tiny)
+        assert result.returncode == 2
+        assert "train.compile: the model cannot be compiled here" in result.stderr.splitlines()[-1]
+
     @pytest.mark.parametrize(
         ("argument", "message"),
         [

@@ -1,0 +1,128 @@
+"""What `compare.py` does: train what a study lacks, every run a process of its own."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from vit.checks import Diverged, UsageError
+from vit.cli import Interrupted, say, stop_signals
+from vit.config import CompareConfig, Config, flatten
+from vit.results import Results
+from vit.study import Run, load_study, overrides
+
+
+def compare(config: CompareConfig) -> dict[str, Any]:
+    """Train what is missing of a study and keep a row of every finished run.
+
+    Returns:
+        Where the results are and, per arm, how many seeds are done and their mean test accuracy.
+
+    Raises:
+        UsageError: the study cannot be run, or runs failed, said once the others are done.
+        Interrupted: SIGINT or SIGTERM came; everything is saved.
+    """
+    study = load_study(config.study)
+    path = Path(config.reports_dir) / study.name / "results.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(path.with_name(".lock"), timeout=0):
+            results = Results(path, study)
+            train_missing(study.tuning_runs(), results, config)
+            chosen = results.chosen()
+            final = study.final_runs(chosen)
+            train_missing(final, results, config)
+    except Timeout:
+        raise UsageError(f"study: {study.name} is being run by another process") from None
+    arms = {}
+    for arm in study.arms:
+        accuracies = [float(results.rows[run.key]["test/acc"]) for run in final if run.arm == arm]
+        mean = statistics.mean(accuracies)
+        std = statistics.stdev(accuracies) if len(accuracies) > 1 else None
+        arms[arm] = {"n": len(accuracies), "test/acc/mean": mean, "test/acc/std": std, "choice": chosen[arm]}
+        spread = "" if std is None else f", standard deviation {std:.2%}"
+        say(f"{arm:24} {mean:.2%}{spread} (n = {len(accuracies)}) {json.dumps(chosen[arm]) if chosen[arm] else ''}")
+    return {"study": study.name, "results": str(path), "arms": arms}
+
+
+def train_missing(runs: list[Run], results: Results, config: CompareConfig) -> None:
+    """Train the runs that have no row, `workers` at a time."""
+    waiting = results.missing(runs)
+    running: dict[subprocess.Popen, Run] = {}
+    failed: list[str] = []
+    environment = dict(os.environ)
+    if config.workers > 1:
+        environment.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // config.workers, 1)))
+    started = len(runs) - len(waiting)
+    with stop_signals() as received:
+        try:
+            while running or (waiting and not received):
+                stop = bool(received)
+                while waiting and len(running) < config.workers and not stop:
+                    run = next((run for run in waiting if not in_training(folder_of(run, results, config))), None)
+                    if run is None:
+                        break  # a process that an earlier, killed command left behind trains it: wait for that
+                    waiting.remove(run)
+                    started += 1
+                    say(f"{results.study.name}: {run.config.name} ({started} of {len(runs)})")
+                    command = command_of(run, results, config)
+                    # A session of its own, so that Ctrl-C reaches it once, through us.
+                    process = subprocess.Popen(
+                        command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+                    )
+                    running[process] = run
+                time.sleep(0.1)
+                if stop:
+                    break
+                for process in [process for process in running if process.poll() is not None]:
+                    run = running.pop(process)
+                    output, _ = process.communicate()
+                    if process.returncode == 0:
+                        results.add(run, json.loads(output.splitlines()[-1]))
+                    elif process.returncode == Diverged.code and run.phase == "tuning":
+                        results.add(run, {})  # that point of the grid is out of the question
+                    else:
+                        failed.append(f"{run.config.name} (exit code {process.returncode})")
+        finally:  # also where something went wrong here: no training goes on unseen
+            for process in running:
+                process.terminate()
+            for process, run in running.items():
+                output, _ = process.communicate()
+                if process.returncode == 0:
+                    results.add(run, json.loads(output.splitlines()[-1]))
+    if received:
+        raise Interrupted("stopped, all saved; the same command goes on", 128 + received[0])
+    if failed:
+        raise UsageError(f"{len(failed)} runs failed, the others are done: {', '.join(failed)}")
+
+
+def folder_of(run: Run, results: Results, config: CompareConfig) -> Path:
+    return Path(config.runs_dir) / results.study.name / str(run.config.name)
+
+
+def in_training(folder: Path) -> bool:
+    """Whether some process trains this run."""
+    if not folder.is_dir():
+        return False
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def command_of(run: Run, results: Results, config: CompareConfig) -> list[str]:
+    """train.py with the settings that differ from its defaults."""
+    wanted = replace(run.config, runs_dir=str(folder_of(run, results, config).parent), resume=True)
+    wanted.device = config.device or wanted.device
+    wanted.wandb = replace(wanted.wandb, mode=config.wandb.mode or wanted.wandb.mode)
+    default = flatten(Config())
+    changed = {key: value for key, value in flatten(wanted).items() if value != default[key]}
+    return [sys.executable, str(Path(__file__).parent.parent / "train.py"), *overrides(changed)]

@@ -1,0 +1,90 @@
+"""`results.csv` of a study: one tidy row for every finished run."""
+
+import csv
+import io
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from vit.checks import UsageError
+from vit.config import Config, flatten
+from vit.files import atomic
+from vit.study import Run, Study
+
+# Which run it is, then what its summary says, then all its settings as JSON.
+IDENTITY = ("study", "phase", "arm", "choice", "seed")
+MEASURED = (
+    "best/val_acc", "test/acc", "test/loss", "test/ece", "train/loss", "model/params", "model/forward_flops",
+    "compute/train_flops", "compute/train_seconds", "compute/images_seen", "compute/peak_memory_bytes",
+    "compute/energy_joules", "attention/backend", "precision", "device", "torch", "commit",
+)  # fmt: skip
+COLUMNS = (*IDENTITY, *MEASURED, "settings")
+
+# What does not change the model that comes out, so that a run on other hardware or from another folder is the same run.
+IMMATERIAL = ("name", "device", "runs_dir", "resume", "seeds", "data.root")
+
+Row = dict[str, str]
+
+
+def material(config: Config) -> dict[str, Any]:
+    """The settings that make a run what it is, flat."""
+    flat = flatten(config)
+    return {key: flat[key] for key in flat if key not in IMMATERIAL and not key.startswith("wandb.")}
+
+
+class Results:
+    """The rows by their run's key, and the file that holds them."""
+
+    def __init__(self, path: Path, study: Study) -> None:
+        self.path, self.study = path, study
+        self.rows: dict[tuple[str, ...], Row] = {}
+        if not path.exists():
+            return
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                if row.keys() != set(COLUMNS):
+                    odd = ", ".join(str(key) for key in row.keys() ^ set(COLUMNS))
+                    raise UsageError(f"{path}: these columns are missing or unknown: {odd}")
+                choice = row["choice"] if row["phase"] == "tuning" else ""
+                self.rows[row["phase"], row["arm"], choice, row["seed"]] = row
+
+    def missing(self, runs: list[Run]) -> list[Run]:
+        """Those that have no row yet.
+
+        Raises:
+            UsageError: a row is of a run with other settings than the study now asks for.
+        """
+        for run in runs:
+            if run.key in self.rows:
+                saved = material(Config()) | json.loads(self.rows[run.key]["settings"])
+                for key, value in material(run.config).items():
+                    if saved[key] != value:
+                        raise UsageError(
+                            f"{self.path}: arm {run.arm}, seed {run.seed} was trained with {key} {saved[key]!r}, not "
+                            f"{value!r} as the study now says; rename the arm, or remove its rows and run folders"
+                        )
+        return [run for run in runs if run.key not in self.rows]
+
+    def add(self, run: Run, summary: dict[str, Any]) -> None:
+        """Add the row of a finished run, in a file that is whole at every moment and sorted."""
+        identity = (self.study.name, run.phase, run.arm, json.dumps(run.choice), str(run.seed))
+        measured = ["" if summary.get(key) is None else str(summary[key]) for key in MEASURED]
+        self.rows[run.key] = dict(zip(COLUMNS, (*identity, *measured, json.dumps(material(run.config))), strict=True))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows[key] for key in sorted(self.rows, key=lambda key: (*key[:-1], int(key[-1]))))
+        with atomic(self.path) as part:
+            part.write_text(text.getvalue())
+
+    def chosen(self) -> dict[str, dict[str, Any]]:
+        """Of each arm the point of the grid with the best mean validation accuracy; {} where nothing is tuned."""
+        tried: dict[str, dict[str, list[float]]] = {arm: {} for arm in self.study.arms}
+        for run in self.study.tuning_runs():
+            accuracy = float(self.rows[run.key]["best/val_acc"] or "-inf")  # empty where the training diverged
+            tried[run.arm].setdefault(json.dumps(run.choice), []).append(accuracy)
+        return {
+            arm: json.loads(max(points, key=lambda point: statistics.mean(points[point]), default="{}"))
+            for arm, points in tried.items()
+        }
