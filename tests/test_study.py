@@ -147,7 +147,7 @@ def test_a_row_of_other_settings_is_not_taken_for_this_study(write: Any, tmp_pat
     run = before.final_runs({"one": {}, "four": {}})[0]
     Results(path, before).add(run, {"test/acc": 0.5})
     after = load_study(write(settings={"train.epochs": 2}))
-    with pytest.raises(UsageError, match="arm one, seed 0 was trained with train.epochs 1, not 2"):
+    with pytest.raises(UsageError, match=r"arm one, seed 0 was trained with train\.epochs 1, not 2"):
         Results(path, after).missing(after.final_runs({"one": {}, "four": {}}))
     assert Results(path, before).missing([run]) == []
 
@@ -167,7 +167,7 @@ def test_a_changed_choice_does_not_leave_an_arm_with_two_final_runs_of_a_seed(wr
     first, second = (study.final_runs({"one": {"optim.lr": lr}, "four": {"optim.lr": lr}})[0] for lr in (0.01, 0.02))
     assert first.config.name != second.config.name
     results.add(first, {"test/acc": 0.5})
-    with pytest.raises(UsageError, match="was trained with optim.lr 0.01, not 0.02"):
+    with pytest.raises(UsageError, match=r"was trained with optim\.lr 0\.01, not 0\.02"):
         results.missing([second])
 
 
