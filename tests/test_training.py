@@ -387,11 +387,14 @@ class TestLoop:
         initial = vit.VisionTransformer(small().model).head.weight
         assert not torch.equal(averaged["head.weight"], initial)
 
-    def test_compiled_training_saves_ordinary_names(self, small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("ema", [0.0, 0.9])
+    def test_compiled_training_saves_ordinary_names(
+        self, small: Make, monkeypatch: pytest.MonkeyPatch, ema: float
+    ) -> None:
         # Dynamo's own backend needs no C++ compiler and minutes; the wrapping is the same.
         eager = functools.partialmethod(torch.nn.Module.compile, backend="eager")
         monkeypatch.setattr(torch.nn.Module, "compile", eager)
-        summary = train(small(train=TrainConfig(epochs=1, batch_size=20, compile=True), optim=OptimConfig()))
+        summary = train(small(train=TrainConfig(epochs=1, batch_size=20, compile=True), optim=OptimConfig(ema=ema)))
         names = load_file(Path(summary["checkpoint"]) / "model.safetensors").keys()
         assert names == vit.VisionTransformer(small().model).state_dict().keys()
 

@@ -82,7 +82,8 @@ class Training:
             raise UsageError(f"name: {folder} has no state.pt to go on from; choose another --name")
         self.tracker = Tracker(folder, config, state and state["tracker"])
         if config.train.compile:
-            self.model.compile()  # in place, so that parameters keep their names
+            for each in {self.model, self.evaluated}:
+                each.compile()  # in place, so that parameters keep their names
         self.stream: Any = contextlib.nullcontext()
         self.graph: CudaGraph | None = None
         if device.type == "cuda":
