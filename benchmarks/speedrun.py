@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from vit import checkpoint, data
 from vit.checks import check, check_types
-from vit.cli import door, parse, say
+from vit.cli import Interrupted, door, parse, say
 from vit.config import Config
 from vit.device import autocast, pick_device
 from vit.runs import train
@@ -81,7 +81,11 @@ def main(settings: Settings) -> dict[str, Any]:
             resume=True,
             wandb=dataclasses.replace(recipe.wandb, mode="disabled"),
         )
-        summary = train(config)
+        try:
+            summary = train(config)
+        except Interrupted as stop:
+            raise Interrupted("stopped, all saved; the same command goes on", stop.code) from None
+        say("test-time augmentation: ten views of every test image")
         model = checkpoint.load(Path(summary["checkpoint"]), device)
         _, (images, labels) = data.load(config.data.root)
         precision = autocast(config.train.precision, device)

@@ -188,7 +188,9 @@ def main(settings: Settings) -> dict[str, Any]:
             seconds = measure(tasks, bench.device, settings.rounds)
             for name, times in seconds.items():
                 cost = (compute.forward_flops if task == "infer" else compute.train_flops)(bench.config)
-                slow, middle, fast = (images / each for each in statistics.quantiles(sorted(times), n=4)[::-1])
+                slow, middle, fast = (
+                    images / each for each in statistics.quantiles(times, n=4, method="inclusive")[::-1]
+                )
                 ratios = [other / mine for other, mine in zip(times, seconds["ours"], strict=True)]
                 row: dict[str, Any] = {
                     "heads": heads,

@@ -88,6 +88,10 @@ def study_rows(path: str) -> list[dict[str, str]]:
         ({"base": "nowhere.yaml"}, "--config: there is no file"),
         ({"tuning": {"grid": {"optim.lr": [0.1, -1]}, "seeds": [9]}}, "optim.lr: expected a number above 0"),
         ({"tuning": {"grid": {"optim.lr": [0.1, 0.1]}, "seeds": [9]}}, "tuning.grid.optim.lr: expected different"),
+        (
+            {"tuning": {"grid": {"optim.lr": [0.1]}, "seeds": [1, 9]}},
+            "tuning.seeds: expected seeds that no final run has",
+        ),
         ({"tuning": {"grid": {}, "seeds": [9]}}, "tuning.grid: expected a list of values for each key"),
         ({"tuning": {"grid": {"model.heads": [1]}, "seeds": [9]}}, "arms.one: expected settings that are not tuned"),
         ({"tuning": {"grid": {"optim.lr": [0.1]}}}, "tuning.seeds: expected a value"),
@@ -200,6 +204,7 @@ def test_stopped_or_killed_and_started_again_it_ends_with_the_same_rows(write: A
     _, stderr = stopped.communicate(timeout=60)
     assert stopped.returncode == 130, stderr
     assert "the same command goes on" in stderr.splitlines()[-1]
+    assert "train.py" not in stderr  # what the training says of itself is in its log
 
     killed = started("four-final-seed0")
     killed.kill()  # the training it started lives on, and the next command waits for it
@@ -226,12 +231,22 @@ def test_failed_runs_are_named_and_the_others_done(write: Any) -> None:
     process = compare(path)
     _, stderr = process.communicate(timeout=100)
     assert process.returncode == 2
-    assert stderr.splitlines()[-1] == "compare.py: 1 runs failed, the others are done: wild-final-seed0 (exit code 3)"
+    assert "wild-final-seed0 failed: train.py: optim.lr: the training diverged" in stderr
+    assert stderr.splitlines()[-1] == "compare.py: 1 runs failed, the others are done: wild-final-seed0"
     assert [row["arm"] for row in rows(path)] == ["tame"]
 
 
 def test_run_names_are_distinct(write: Any) -> None:
-    study = load_study(write(tuning={"grid": {"optim.lr": [0.01, 0.02]}, "seeds": [0]}))
+    study = load_study(write(tuning={"grid": {"optim.lr": [0.01, 0.02]}, "seeds": [9]}))
     runs: list[Run] = study.tuning_runs() + study.final_runs({arm: {"optim.lr": 0.01} for arm in study.arms})
     names = [run.config.name for run in runs]
     assert len(set(names)) == len(names) == 8
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs/studies").glob("*.yaml")), ids=lambda path: path.stem)
+def test_committed_results_are_those_of_the_study_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    study = load_study(str(path))
+    results = Results(ROOT / "reports" / study.name / "results.csv", study)
+    assert results.missing(study.tuning_runs()) == []
+    assert results.missing(study.final_runs(results.chosen())) == []

@@ -16,6 +16,7 @@ from vit.checks import Diverged, UsageError
 from vit.cli import Interrupted, say, stop_signals
 from vit.config import CompareConfig, Config, flatten
 from vit.results import Results
+from vit.run_folder import TITLES, accuracy_of
 from vit.study import Run, load_study, overrides
 
 
@@ -41,14 +42,23 @@ def compare(config: CompareConfig) -> dict[str, Any]:
             train_missing(final, results, config)
     except Timeout:
         raise UsageError(f"study: {study.name} is being run by another process") from None
-    arms = {}
+    arms: dict[str, dict[str, Any]] = {}
+    say(f"\n{'arm':24}{'n':>3}{'test accuracy':>15}{'deviation':>11}{'PFLOP':>9}{'seconds':>9}  tuned")
     for arm in study.arms:
-        accuracies = [float(results.rows[run.key]["test/acc"]) for run in final if run.arm == arm]
-        mean = statistics.mean(accuracies)
-        std = statistics.stdev(accuracies) if len(accuracies) > 1 else None
-        arms[arm] = {"n": len(accuracies), "test/acc/mean": mean, "test/acc/std": std, "choice": chosen[arm]}
-        spread = "" if std is None else f", standard deviation {std:.2%}"
-        say(f"{arm:24} {mean:.2%}{spread} (n = {len(accuracies)}) {json.dumps(chosen[arm]) if chosen[arm] else ''}")
+        rows = [results.rows[run.key] for run in final if run.arm == arm]
+        accuracies = [float(row["test/acc"]) for row in rows]
+        arms[arm] = {
+            "n": len(rows),
+            "test/acc/mean": statistics.mean(accuracies),
+            "test/acc/std": statistics.stdev(accuracies) if len(rows) > 1 else None,
+            "compute/train_flops": statistics.mean(int(row["compute/train_flops"]) for row in rows),
+            "compute/train_seconds": statistics.mean(float(row["compute/train_seconds"]) for row in rows),
+            "choice": chosen[arm],
+        }
+        mean, std = 100 * arms[arm]["test/acc/mean"], 100 * (arms[arm]["test/acc/std"] or 0)
+        cost = f"{arms[arm]['compute/train_flops'] / 1e15:9.4f}{arms[arm]['compute/train_seconds']:9.0f}"
+        tuned = ", ".join(f"{key}={value}" for key, value in chosen[arm].items()) or "-"
+        say(f"{arm:24}{len(rows):3}{mean:13.2f} %{f'{std:.2f} pt' if len(rows) > 1 else '-':>11}{cost}  {tuned}")
     return {"study": study.name, "results": str(path), "arms": arms}
 
 
@@ -72,35 +82,61 @@ def train_missing(runs: list[Run], results: Results, config: CompareConfig) -> N
                     waiting.remove(run)
                     started += 1
                     say(f"{results.study.name}: {run.config.name} ({started} of {len(runs)})")
-                    command = command_of(run, results, config)
-                    # A session of its own, so that Ctrl-C reaches it once, through us.
-                    process = subprocess.Popen(
-                        command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
-                    )
-                    running[process] = run
+                    running[start(run, results, config, environment)] = run
                 time.sleep(0.1)
                 if stop:
                     break
                 for process in [process for process in running if process.poll() is not None]:
                     run = running.pop(process)
-                    output, _ = process.communicate()
-                    if process.returncode == 0:
-                        results.add(run, json.loads(output.splitlines()[-1]))
-                    elif process.returncode == Diverged.code and run.phase == "tuning":
-                        results.add(run, {})  # that point of the grid is out of the question
-                    else:
-                        failed.append(f"{run.config.name} (exit code {process.returncode})")
+                    if not finish(process, run, results):
+                        log = log_of(run, results, config)
+                        say(f"{run.config.name} failed: {(log.read_text().splitlines() or ['no word'])[-1]}")
+                        failed.append(str(run.config.name))
         finally:  # also where something went wrong here: no training goes on unseen
             for process in running:
                 process.terminate()
             for process, run in running.items():
-                output, _ = process.communicate()
-                if process.returncode == 0:
-                    results.add(run, json.loads(output.splitlines()[-1]))
+                finish(process, run, results)
     if received:
         raise Interrupted("stopped, all saved; the same command goes on", 128 + received[0])
     if failed:
         raise UsageError(f"{len(failed)} runs failed, the others are done: {', '.join(failed)}")
+
+
+def start(run: Run, results: Results, config: CompareConfig, environment: dict[str, str]) -> subprocess.Popen:
+    """Train in a process of its own, whose words go to a log beside the run's folder."""
+    log = log_of(run, results, config)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as words:
+        # A session of its own, so that Ctrl-C reaches it once, through us.
+        return subprocess.Popen(
+            command_of(run, results, config),
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=words,
+            text=True,
+            start_new_session=True,
+        )
+
+
+def finish(process: subprocess.Popen, run: Run, results: Results) -> bool:
+    """Wait for a training's end and keep its result; False if it has none."""
+    output, _ = process.communicate()
+    if process.returncode == 0:
+        summary = json.loads(output.splitlines()[-1])
+        results.add(run, summary)
+        key = accuracy_of(summary)
+        say(f"{run.config.name}: {TITLES[key]} {summary[key]:.2%}, {summary['compute/train_seconds']:.0f} seconds")
+        return True
+    if process.returncode == Diverged.code and run.phase == "tuning":
+        results.add(run, {})  # that point of the grid is out of the question
+        say(f"{run.config.name}: diverged")
+        return True
+    return False
+
+
+def log_of(run: Run, results: Results, config: CompareConfig) -> Path:
+    return folder_of(run, results, config).with_name(f"{run.config.name}.log")
 
 
 def folder_of(run: Run, results: Results, config: CompareConfig) -> Path:

@@ -90,7 +90,7 @@ def device_name(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")  # platform.processor() knows no model on Linux
     found = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
-    return f"{found[1] if found else platform.processor()}, {torch.get_num_threads()} threads"
+    return f"{found[1] if found else platform.processor()}, threads: {torch.get_num_threads()}"
 
 
 def gemm_flops_per_second(device: torch.device, dtype: torch.dtype) -> float:

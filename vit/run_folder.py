@@ -22,6 +22,8 @@ from vit.files import atomic
 # What may differ when a run is resumed: where it runs and where it reports to, not what is trained.
 FREE = ("resume", "device", "runs_dir", "data.root")
 
+TITLES = {"test/acc": "test accuracy", "best/val_acc": "validation accuracy"}
+
 
 def new_name() -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
@@ -108,6 +110,11 @@ def source_commit() -> str | None:
         return commit + "+" * bool(git("status", "--porcelain", "--", "vit", "train.py"))
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def accuracy_of(summary: dict[str, Any]) -> str:
+    """The metric that a finished run is known by: test accuracy, or validation's where the test split was not read."""
+    return "test/acc" if "test/acc" in summary else "best/val_acc"
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:

@@ -11,11 +11,9 @@ from vit.checks import UsageError
 from vit.cli import Interrupted, say, stop_signals
 from vit.config import Config
 from vit.device import pick_device
-from vit.run_folder import new_name, open_run, read_summary
+from vit.run_folder import TITLES, accuracy_of, new_name, open_run, read_summary
 from vit.tracking import how_to_look
 from vit.training import Splits, Training
-
-TITLES = {"test/acc": "test accuracy", "best/val_acc": "validation accuracy"}
 
 
 def train(config: Config) -> dict[str, Any]:
@@ -53,7 +51,7 @@ def train_side_by_side(configs: list[Config], device: torch.device, splits: Spli
     """Train several models in this process, a step of each in turn; returns their summaries.
 
     On a GPU every model has a stream of its own, so that small models fill it together. A model's run is the same as
-    alone: same weights, same rows, but for time, energy and peak memory, which count what the others take too.
+    alone: same weights, same rows, but for peak memory and, on a GPU, time and energy, which count what others take too.
     """
     with contextlib.ExitStack() as stack:
         folders = [stack.enter_context(open_run(config)) for config in configs]
@@ -92,11 +90,6 @@ def train_side_by_side(configs: list[Config], device: torch.device, splits: Spli
     for summary in finished:
         report(summary)
     return finished
-
-
-def accuracy_of(summary: dict[str, Any]) -> str:
-    """The metric that a finished run is known by: test accuracy, or validation's where the test split was not read."""
-    return "test/acc" if "test/acc" in summary else "best/val_acc"
 
 
 def report(summary: dict[str, Any]) -> None:

@@ -82,6 +82,8 @@ class Study:
         check_name("name", self.name)
         check_seeds("seeds", self.seeds)
         check(bool(self.arms), "arms", "at least one arm", self.arms)
+        overlap = set(self.seeds) & set(self.tuning.seeds if self.tuning else [])
+        check(not overlap, "tuning.seeds", "seeds that no final run has", sorted(overlap))
         self.base_settings = flatten(parse(Config, [f"--config={self.base}"]))
         grid = self.tuning.grid if self.tuning else {}
         for key in [*self.settings, *grid, *itertools.chain(*self.arms.values())]:
