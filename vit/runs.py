@@ -51,7 +51,7 @@ def train_side_by_side(configs: list[Config], device: torch.device, splits: Spli
     """Train several models in this process, a step of each in turn; returns their summaries.
 
     On a GPU every model has a stream of its own, so that small models fill it together. A model's run is the same as
-    alone: same weights, same rows, but for peak memory and, on a GPU, time and energy, which count what others take too.
+    alone: same weights, same rows, but for peak memory and, on a GPU, time and energy: they count what others take too.
     """
     with contextlib.ExitStack() as stack:
         folders = [stack.enter_context(open_run(config)) for config in configs]
