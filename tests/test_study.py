@@ -107,7 +107,7 @@ def test_what_cannot_be_run_is_refused_in_one_line(write: Any, changes: dict, me
 def test_an_arm_named_twice_is_refused(write: Any) -> None:
     path = Path(write())
     path.write_text("name: tiny\nbase: b\nseeds: [0]\narms:\n  one: {model.heads: 1}\n  one: {model.heads: 2}\n")
-    with pytest.raises(UsageError, match="one is given twice"):
+    with pytest.raises(UsageError, match=r"study\.yaml: line 6: one is given twice$"):
         load_study(str(path))
 
 

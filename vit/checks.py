@@ -51,4 +51,8 @@ def describe(kind: Any) -> str:
     """An annotation as people write it, e.g. `int | list[int]`."""
     if get_origin(kind) is Literal:
         return " or ".join(get_args(kind))
-    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind).replace("None", "null")
+    return (
+        kind.__name__
+        if isinstance(kind, type) and not get_args(kind)
+        else str(kind).replace("None", "null").replace("typing.", "")
+    )

@@ -153,6 +153,9 @@ def load_study(path: str) -> Study:
         content = yaml.load(Path(path).read_text(), UniqueKeys)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read ({error})") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise UsageError(f"{path}: line {line}: {error.problem}") from None
     except yaml.YAMLError as error:
         raise UsageError(f"{path}: not valid YAML ({error})") from None
     try:
