@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import statistics
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -345,6 +346,20 @@ class TestLoop:
         accuracies = [run["test/acc"] for run in alone]
         assert together["test/acc/mean"] == pytest.approx(statistics.mean(accuracies))
         assert together["test/acc/std"] == pytest.approx(statistics.stdev(accuracies))
+
+    def test_side_by_side_each_run_has_a_clock_of_its_own(self, small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+        now = 0.0
+        step = Training.train_step
+
+        def timed_step(self: Training) -> None:
+            nonlocal now
+            step(self)
+            now += 100 if self.config.seed else 1  # seconds
+
+        monkeypatch.setattr(Training, "train_step", timed_step)
+        monkeypatch.setattr("vit.meters.time", types.SimpleNamespace(perf_counter=lambda: now))
+        runs = train(small(seeds=[0, 1]))["runs"]
+        assert [summary["compute/train_seconds"] for summary in runs] == [12, 1200]  # 12 steps each
 
     def test_several_seeds_are_saved_and_resumed_together(self, small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         whole = train(small(name="whole", seeds=[0, 1]))
