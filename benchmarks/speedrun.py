@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vit import checkpoint, data
-from vit.checks import check, check_types
+from vit.checks import check, check_seeds, check_types
 from vit.cli import Interrupted, door, parse, say
 from vit.config import Config
 from vit.device import autocast, pick_device
@@ -49,8 +49,7 @@ class Settings:
     def __post_init__(self) -> None:
         check_types(self)
         check(0 < self.target < 1, "target", "an accuracy between 0 and 1", self.target)
-        distinct = bool(self.seeds) and len(set(self.seeds)) == len(self.seeds)
-        check(distinct, "seeds", "different numbers, at least one", self.seeds)
+        check_seeds("seeds", self.seeds)
 
 
 @torch.inference_mode()

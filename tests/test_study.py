@@ -74,11 +74,11 @@ def study_rows(path: str) -> list[dict[str, str]]:
         ({"seeds": [0, 0]}, "seeds: expected different numbers"),
         ({"seeds": [0, -1]}, "seeds: expected different numbers, 0 or more"),
         ({"seeds": "all"}, "seeds: expected list[int]"),
-        ({"name": ".."}, "name: expected a name that a folder can have"),
+        ({"name": ".."}, "name: expected a folder name"),
         ({"arms": {}}, "arms: expected at least one arm"),
         ({"arms": {"one": {"model.head": 1}}}, "arm one: model.head: no such setting; did you mean model.heads?"),
         ({"arms": {"one": {"model.heads": 3}}}, "arm one: model.heads: expected a divisor of dim 16"),
-        ({"arms": {"a/b": {}}}, "arms: expected a name that a folder can have"),
+        ({"arms": {"a/b": {}}}, "arms: expected a folder name"),
         ({"arms": {"one": {"seed": 3}}}, "seed: expected a setting that the study does not make itself"),
         ({"settings": {"train.test": False}}, "train.test: expected a setting that the study does not make itself"),
         (

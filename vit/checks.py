@@ -22,6 +22,15 @@ def check(condition: bool, key: str, expected: str, got: object) -> None:
         raise UsageError(f"{key}: expected {expected}, got {got!r}")
 
 
+def check_seeds(key: str, seeds: list[int]) -> None:
+    fits = bool(seeds) and min(seeds) >= 0 and len(set(seeds)) == len(seeds)
+    check(fits, key, "different numbers, 0 or more, at least one", seeds)
+
+
+def check_folder_name(key: str, name: str) -> None:
+    check(name not in ("", ".", "..") and not set(name) & set("/\\\0"), key, "a folder name", name)
+
+
 def check_types(settings: Any, group: str = "") -> None:
     """Raise `UsageError` unless every field of a dataclass holds what its annotation says."""
     for name, kind in get_type_hints(type(settings)).items():

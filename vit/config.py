@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from vit.checks import check, check_types
+from vit.checks import check, check_folder_name, check_seeds, check_types
 
 
 @dataclass
@@ -257,12 +257,10 @@ class Config:
     def __post_init__(self) -> None:
         check_types(self)
         if self.name is not None:
-            plain = self.name not in ("", ".", "..") and not set(self.name) & set("/\\\0")
-            check(plain, "name", "a folder name", self.name)
+            check_folder_name("name", self.name)
         check(self.seed >= 0, "seed", "0 or more", self.seed)
         if self.seeds is not None:
-            fits = bool(self.seeds) and min(self.seeds) >= 0 and len(set(self.seeds)) == len(self.seeds)
-            check(fits, "seeds", "different numbers, 0 or more", self.seeds)
+            check_seeds("seeds", self.seeds)
         # CIFAR-10 fixes these; other data would need its own data.py.
         for key, value in (("image_size", 32), ("channels", 3), ("classes", 10)):
             check(

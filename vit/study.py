@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from vit.checks import UsageError, check, check_types
+from vit.checks import UsageError, check, check_folder_name, check_seeds, check_types
 from vit.cli import parse
 from vit.config import Config, flatten
 
@@ -79,7 +79,7 @@ class Study:
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_name("name", self.name)
+        check_folder_name("name", self.name)
         check_seeds("seeds", self.seeds)
         check(bool(self.arms), "arms", "at least one arm", self.arms)
         overlap = set(self.seeds) & set(self.tuning.seeds if self.tuning else [])
@@ -89,7 +89,7 @@ class Study:
         for key in [*self.settings, *grid, *itertools.chain(*self.arms.values())]:
             check(key not in RESERVED, str(key), "a setting that the study does not make itself", key)
         for arm, settings in self.arms.items():
-            check_name("arms", arm)
+            check_folder_name("arms", arm)
             for key in settings:
                 check(key not in grid, f"arms.{arm}", "settings that are not tuned", key)
         points = self.tuning.points if self.tuning else [{}]
@@ -127,15 +127,6 @@ class Study:
         name = "-".join([arm, phase, *(f"{key}={value}" for key, value in choice.items()), f"seed{seed}"])
         config = replace(config, name=name, seed=seed, train=replace(config.train, test=phase == "final"))
         return Run(phase, arm, choice, seed, config)
-
-
-def check_seeds(key: str, seeds: list[int]) -> None:
-    fits = bool(seeds) and min(seeds) >= 0 and len(set(seeds)) == len(seeds)
-    check(fits, key, "different numbers, 0 or more, at least one", seeds)
-
-
-def check_name(key: str, name: str) -> None:
-    check(name not in ("", ".", "..") and not set(name) & set("/\\\0"), key, "a name that a folder can have", name)
 
 
 def overrides(settings: dict[str, Any]) -> list[str]:
