@@ -9,12 +9,14 @@ VisionTransformer, vit-pytorch's SimpleViT (no biases in its attention) and Hugg
 """
 
 import vit  # noqa: F401, I001  before PyTorch: it says how threads wait
+import csv
 import dataclasses
 import os
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -47,6 +49,7 @@ class Settings:
         compile: also measure every model under torch.compile, and the pipelines with ours and timm's so.
         workers: processes of the peer's DataLoader; null is one per CPU core, at most 8.
         rounds: how often each is measured; the median counts.
+        results: csv file to put the medians into, in the place of older ones of the same; null for none.
     """
 
     dim: int = 128
@@ -61,6 +64,7 @@ class Settings:
     compile: bool = False
     workers: int | None = None
     rounds: int = 15
+    results: str | None = None
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -208,7 +212,34 @@ def main(settings: Settings) -> dict[str, Any]:
                     f"{task:10}{name:23}{middle:10,.0f}{f'{slow:,.0f} to {fast:,.0f}':>18}"
                     f"{row['ours_over_it']:10.2f}x{row['fraction_of_gemm']:8.0%} {memory:>10}"
                 )
+    if settings.results:
+        save(Path(settings.results), settings, results, compute.device_name(bench.device))
     return {"settings": dataclasses.asdict(settings), "machine": machine(bench.device), "results": results}
+
+
+# What a row of the csv file is about.
+SHAPE = ("precision", "dim", "depth", "patch_size", "mlp_ratio", "batch_size")
+KEY = ("task", *SHAPE, "heads", "library", "compiled")
+
+
+def save(path: Path, settings: Settings, results: list[dict[str, Any]], device: str) -> None:
+    """Put medians into a csv file, over those that are there already."""
+    rows: dict[tuple[str, ...], dict[str, str]] = {}
+    if path.exists():
+        with path.open(newline="") as file:
+            rows = {tuple(row[key] for key in KEY): row for row in csv.DictReader(file)}
+    for result in results:
+        library = result["model"].removesuffix(" compiled")
+        compiled = "no" if library == result["model"] else "yes"
+        shape = [str(getattr(settings, key)) for key in SHAPE]
+        key = (result["task"], *shape, str(result["heads"]), library, compiled)
+        speed = f"{result['images_per_second']:.2f}"
+        measured = {"images_per_second": speed, "rounds": str(settings.rounds), "device": device}
+        rows[key] = dict(zip(KEY, key, strict=True)) | measured
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*KEY, "images_per_second", "rounds", "device"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows.values())
 
 
 def machine(device: torch.device) -> dict[str, Any]:
