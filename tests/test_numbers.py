@@ -1,0 +1,220 @@
+"""Every measured number that README, docs/ and the configs state is what its csv file says."""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trained
+import yaml
+from write_numbers import generate
+
+from vit.checks import UsageError
+from vit.cli import parse
+from vit.config import Config, flatten
+from vit.results import Results
+from vit.study import Study, load_study
+
+ROOT = Path(__file__).parents[1]
+
+# Measured numbers: a percentage with decimals, a spread, and what a training cost.
+MEASURED = re.compile(r"\d+\.\d+ ?%|±|\d ?PFLOP|\d (?:seconds|minutes|core-minutes)\b|\d s\b")
+
+
+def test_files_are_what_their_csv_files_make_of_them() -> None:
+    for path, text in generate(ROOT).items():
+        assert path.read_text() == text, "python docs/write_numbers.py writes it anew"
+
+
+def test_readme_states_no_measured_number_by_hand() -> None:
+    by_hand = re.sub(r"<!-- numbers: .*?<!-- end -->", "", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    assert MEASURED.findall(by_hand) == []
+
+
+@pytest.mark.parametrize("words", ["72.24 %", "81.5%", "80 ± 1", "0.056 PFLOP", "in 258 seconds", "16 s,", "3 minutes"])
+def test_numbers_by_hand_are_found(words: str) -> None:
+    assert MEASURED.search(words)
+
+
+def test_headers_written_by_hand_state_no_other_numbers() -> None:
+    generated = trained.with_twins(ROOT)
+    for path in sorted((ROOT / "configs").glob("*.yaml")):
+        header = " ".join(line for line in path.read_text().splitlines() if line.startswith("#"))
+        for each in trained.measured(ROOT, path.stem) if path.stem not in generated else []:
+            mean = sum(each.accuracies) / len(each.accuracies)
+            assert f"{100 * mean:.1f} % test accuracy" in header
+        if not trained.measured(ROOT, path.stem):
+            assert trained.NOT_YET in header
+
+
+def check_configs_are_what_was_trained(root: Path, rung: str) -> None:
+    """A rung and its twin are, but for the name, the settings of their arms, with what tuning chose for each."""
+    study = load_study(str(root / f"configs/studies/{rung}.yaml"))
+    chosen = Results(root / f"reports/{rung}/results.csv", study).chosen()
+    for arm, name in (("multi_head", rung), ("one_head", f"{rung}_one_head")):
+        config = flatten(parse(Config, [f"--config={root / 'configs' / name}.yaml"]))
+        assert config.pop("name") == name
+        (ran,) = (run for run in study.final_runs(chosen) if run.arm == arm and run.seed == study.seeds[0])
+        expected = flatten(ran.config) | {"seed": config["seed"]}
+        del expected["name"]
+        assert config == expected
+
+
+@pytest.mark.parametrize("rung", trained.LADDER)
+def test_the_configs_of_a_rung_are_what_was_trained(rung: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    if not (ROOT / f"reports/{rung}/results.csv").exists():
+        pytest.skip("not yet measured")
+    check_configs_are_what_was_trained(ROOT, rung)
+
+
+def test_closed_form_pflop_is_what_a_run_counted() -> None:
+    flops = {row["compute/train_flops"] for row in trained.read(ROOT / "reports/fast_path/results.csv")}
+    assert {f"{int(each) / 1e15:.3g}" for each in flops} == {trained.pflop(trained.config_of(ROOT, "quickstart"))}
+
+
+@pytest.mark.parametrize(
+    ("device", "threads"),
+    [
+        ("Intel(R) Xeon(R) Processor, 1 threads", 1),
+        ("AMD EPYC 9R14, threads: 16", 16),
+        ("NVIDIA H100 80GB HBM3", None),
+    ],
+)
+def test_threads_of_a_device(device: str, threads: int | None) -> None:
+    assert trained.threads_of(device) == threads
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project whose ladder has a quickstart, tuned for each arm, with rows of it, and a speedrun without."""
+    root = tmp_path / "project"
+    for name in ("configs/studies", "docs", "reports"):
+        (root / name).mkdir(parents=True)
+    shutil.copytree(ROOT / "benchmarks/results", root / "benchmarks/results")
+    head = (ROOT / "reports/earlier.csv").read_text().splitlines()[0]
+    (root / "reports/earlier.csv").write_text(head + "\nquickstart,0,0.1,,60,float32,never to be seen\n")
+    monkeypatch.chdir(root)
+
+    def config(name: str, heads: int, lr: float) -> None:
+        settings = {"name": name, "model": {"dim": 64, "heads": heads}, "optim": {"lr": lr}, "train": {"epochs": 4}}
+        (root / f"configs/{name}.yaml").write_text(f"# train {name}\n# {trained.NOT_YET}\n" + yaml.safe_dump(settings))
+
+    config("quickstart", 2, 0.02)
+    config("quickstart_one_head", 1, 0.01)
+    config("speedrun", 2, 0.02)
+    study = {
+        "name": "quickstart",
+        "base": "configs/quickstart.yaml",
+        "seeds": [0, 1],
+        "arms": {"multi_head": {}, "one_head": {"model.heads": 1}},
+        "tuning": {"grid": {"optim.lr": [0.01, 0.02]}, "seeds": [100]},
+    }
+    (root / "configs/studies/quickstart.yaml").write_text(yaml.safe_dump(study))
+    add_rows(root, load_study("configs/studies/quickstart.yaml"))
+    return root
+
+
+def add_rows(root: Path, study: Study) -> None:
+    """One head does best at 0.01, two at 0.02; on two threads they take 90 and 60 seconds."""
+    (root / "reports/quickstart").mkdir()
+    results = Results(root / "reports/quickstart/results.csv", study)
+    for run in study.tuning_runs():
+        best = run.choice["optim.lr"] == {"one_head": 0.01, "multi_head": 0.02}[run.arm]
+        results.add(run, {"best/val_acc": 0.7 if best else 0.6, "compute/train_seconds": 1e6, "device": "a GPU"})
+    for run in study.final_runs(results.chosen()):
+        one = run.arm == "one_head"
+        measured: dict[str, Any] = {
+            "test/acc": (0.71 if one else 0.72) + 0.01 * run.seed,
+            "compute/train_seconds": 90 if one else 60,
+            "device": "Some CPU, threads: 2",
+            "precision": "bfloat16",
+        }
+        results.add(run, measured)
+
+
+def test_gpu_minutes_are_not_core_minutes() -> None:
+    cpu, gpu = (
+        {"seed": "0", "test/acc": "0.9", "compute/train_seconds": "120", "precision": "bfloat16", "device": device}
+        for device in ("Some CPU, threads: 4", "Some GPU")
+    )
+    assert [trained.summary([row]).cost for row in (cpu, gpu)] == ["8 core-minutes", "2 GPU-minutes"]
+    with pytest.raises(UsageError, match="on a GPU and on a CPU"):
+        trained.summary([cpu, gpu])
+
+
+def readme(root: Path, text: str) -> str:
+    """What becomes of a README with this text."""
+    (root / "README.md").write_text(text)
+    return generate(root)[root / "README.md"]
+
+
+def test_the_ladder_is_made_of_the_studies_there_are(project: Path) -> None:
+    text = readme(project, "Before.\n\n<!-- numbers: results -->\nstale\n<!-- end -->\n\nAfter.\n")
+    assert text.startswith("Before.\n\n<!-- numbers: results -->\n| config | heads |")
+    assert text.endswith("|\n<!-- end -->\n\nAfter.\n")
+    rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in text.splitlines() if "`" in line]
+    parameters, pflop = "207,946", "0.016"
+    assert rows == [
+        ["quickstart", "2", parameters, "4", pflop, "2", "72.50 ± 0.71", "2", "Some CPU, 2 threads, bfloat16"],
+        ["quickstart_one_head", "1", parameters, "4", pflop, "3", "71.50 ± 0.71", "2", "Some CPU, 2 threads, bfloat16"],
+        ["speedrun", "2", parameters, "4", pflop, "", "not yet measured", "", ""],
+    ]
+
+
+def test_headers_come_from_the_same_rows(project: Path) -> None:
+    readme(project, "")
+    texts = {path.stem: text.splitlines() for path, text in generate(project).items()}
+    command, *header, first_setting = texts["quickstart_one_head"][:4]
+    assert command == "# train quickstart_one_head"
+    assert " ".join(line.removeprefix("# ") for line in header) == (
+        "71.50 % test accuracy (n = 2 seeds, sd 0.71 points), 0.016 PFLOP, "
+        "3 core-minutes of training on Some CPU, 2 threads, bfloat16."
+    )
+    assert first_setting == "model:"
+    assert texts["speedrun"][1] == "# not yet measured"
+
+
+def test_the_twin_has_what_was_chosen_for_it(project: Path) -> None:
+    check_configs_are_what_was_trained(project, "quickstart")
+    twin = project / "configs/quickstart_one_head.yaml"
+    twin.write_text(twin.read_text().replace("lr: 0.01", "lr: 0.02"))
+    with pytest.raises(AssertionError):
+        check_configs_are_what_was_trained(project, "quickstart")
+
+
+def test_what_is_generated_stays_as_it_is(project: Path) -> None:
+    text = readme(
+        project,
+        "It reaches <!-- numbers: quickstart/acc -->?<!-- end -->, in <!-- numbers: speedrun/cost --><!-- end -->.\n",
+    )
+    assert "reaches <!-- numbers: quickstart/acc -->72.50 %<!-- end -->, in <!--" in text
+    assert "-->not yet measured<!-- end -->.\n" in text
+    assert readme(project, text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a <!-- numbers: nonsense -->1<!-- end -->", "<!-- numbers: nonsense -->: no such part; there are results, "),
+        ("a <!-- numbers: nowhere/acc -->1<!-- end -->", "<!-- numbers: nowhere/acc -->: no such part"),
+        ("a <!-- numbers: results -->1", "needs one <!-- end -->; see <!-- numbers: results -->"),
+        ("a <!-- numbers: results -->1 <!-- numbers: results -->1<!-- end -->", "needs one <!-- end -->"),
+        ("a <!-- numbers:results -->1<!-- end -->", "needs one <!-- end -->; see <!-- end -->"),
+        ("a\n<!-- numbers: quickstart/acc -->1<!-- end -->", "begins a line"),
+        ("a <!-- numbers: fast_path -->1<!-- end -->", "reports/fast_path/results.csv: cannot be read (No such file"),
+    ],
+)
+def test_what_cannot_be_generated_is_one_line(project: Path, text: str, message: str) -> None:
+    with pytest.raises(UsageError) as refusal:
+        readme(project, text)
+    assert message in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_words_that_the_measurements_no_longer_bear_are_refused(project: Path) -> None:
+    path = project / "benchmarks/results/throughput.csv"
+    path.write_text(re.sub(r"(train,fp32,128,.*,1,ours,no),[\d.]+", r"\1,1.00", path.read_text()))
+    with pytest.raises(UsageError, match="no longer bear the words 'ours is faster than timm"):
+        readme(project, "<!-- numbers: against_peers -->\n<!-- end -->\n")
