@@ -307,11 +307,13 @@ class EvalConfig:
         checkpoint: run folder (its best weights) or checkpoint folder.
         split: the test split, or the validation split of the training.
         device: auto, cpu, cuda, cuda:1, mps.
+        tta: report beside the accuracy that with test-time augmentation, the mean of ten views, at ten times the cost.
         batch_size: images per forward pass; null is that of the training.
     """
 
     checkpoint: str
     split: Literal["test", "val"] = "test"
+    tta: bool = False
     device: str = "auto"
     batch_size: int | None = None
     data: EvalDataConfig = field(default_factory=EvalDataConfig)
