@@ -325,6 +325,25 @@ class EvalConfig:
 
 
 @dataclass
+class PublishConfig:
+    """Write a finished run's best weights, measured, with a model card, into a folder to be committed.
+
+    Args:
+        run: folder of the finished run.
+        target: folder to write, e.g. checkpoints/multi_head; its name is the model's.
+        device: auto, cpu, cuda, cuda:1, mps.
+    """
+
+    run: str
+    target: str
+    device: str = "auto"
+    data: EvalDataConfig = field(default_factory=EvalDataConfig)
+
+    def __post_init__(self) -> None:
+        check_types(self)
+
+
+@dataclass
 class CompareWandbConfig:
     """Weights & Biases.
 
