@@ -13,7 +13,7 @@ def main(config: EvalConfig) -> dict[str, Any]:
     from vit.checks import UsageError
     from vit.config import Config, DataConfig, WandbConfig, flatten
     from vit.device import autocast, images_per_pass, pick_device, precision_dtype
-    from vit.evaluation import evaluate
+    from vit.evaluation import augmented_accuracy, evaluate
     from vit.tracking import WandbRun, evaluation_media
 
     device = pick_device(config.device)
@@ -35,10 +35,16 @@ def main(config: EvalConfig) -> dict[str, Any]:
     )
     result = evaluate(model, images, labels, batch_size, precision, model.preprocess)
 
+    tta = {}
+    if config.tta:
+        accuracy = augmented_accuracy(model, images, labels, batch_size, precision, model.preprocess)
+        tta = {f"{config.split}/acc_tta": accuracy}
+
     row = {
         # What the checkpoint cost: the x-axis that training logs accuracies over.
         **{key: value for key, value in description["results"].items() if key.startswith("compute/")},
         f"{config.split}/acc": result.acc,
+        **tta,
         f"{config.split}/acc_top5": result.acc_top5,
         f"{config.split}/loss": result.loss,
         f"{config.split}/ece": result.ece,
@@ -47,8 +53,10 @@ def main(config: EvalConfig) -> dict[str, Any]:
         "model/forward_flops": compute.forward_flops(model.config),
         "model/forward_macs": compute.forward_macs(model.config),
     }
-    say(f"accuracy {result.acc:.2%}, top-5 {result.acc_top5:.2%}, loss {result.loss:.4f}, ECE {result.ece:.2%}\n")
-    say(f"{'true class':12}accuracy   predicted as " + " ".join(f"{name[:5]:>5}" for name in model.labels))
+    say(f"accuracy {result.acc:.2%}, top-5 {result.acc_top5:.2%}, loss {result.loss:.4f}, ECE {result.ece:.2%}")
+    for accuracy in tta.values():
+        say(f"accuracy {accuracy:.2%} with test-time augmentation (ten views of every image)")
+    say(f"\n{'true class':12}accuracy   predicted as " + " ".join(f"{name[:5]:>5}" for name in model.labels))
     for name, accuracy, counts in zip(model.labels, result.per_class_acc, result.confusion, strict=True):
         say(f"{name:12}{accuracy:8.2%}                " + " ".join(f"{count:5}" for count in counts))
 

@@ -16,15 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-
 from vit import checkpoint, data
 from vit.checks import check, check_seeds, check_types
 from vit.cli import Interrupted, door, parse, say
 from vit.config import Config
 from vit.device import autocast, pick_device
+from vit.evaluation import augmented_accuracy
 from vit.runs import train
 
 
@@ -50,20 +47,6 @@ class Settings:
         check_types(self)
         check(0 < self.target < 1, "target", "an accuracy between 0 and 1", self.target)
         check_seeds("seeds", self.seeds)
-
-
-@torch.inference_mode()
-def augmented_accuracy(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int, precision: Any) -> float:
-    """Accuracy on uint8 images (n, 3, H, W) with the probabilities of ten views averaged."""
-    correct = 0
-    with precision:
-        for batch, truth in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-            padded = F.pad(data.normalise(batch), [1] * 4)
-            views = [padded[:, :, y : y + 32, x : x + 32] for y, x in ((1, 1), (0, 1), (2, 1), (1, 0), (1, 2))]
-            views += [view.flip(3) for view in views]
-            probabilities = sum(model(view).float().softmax(dim=1) for view in views)
-            correct += int((torch.as_tensor(probabilities).argmax(dim=1) == truth).sum())
-    return correct / len(images)
 
 
 def main(settings: Settings) -> dict[str, Any]:

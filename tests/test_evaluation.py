@@ -1,13 +1,19 @@
 """Metrics with known answers."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
 
-from vit.config import ViTConfig
-from vit.evaluation import evaluate, measure
+from eval import main as evaluate_door
+from vit import data
+from vit.config import Config, EvalConfig, EvalDataConfig, EvalWandbConfig, ViTConfig
+from vit.data import normalise
+from vit.evaluation import augmented_accuracy, evaluate, measure, views
 from vit.model import VisionTransformer
+from vit.runs import train
 
 
 def test_accuracy_confusion_and_top5_by_hand() -> None:
@@ -47,3 +53,67 @@ def test_evaluate_is_batch_independent_and_leaves_the_model_as_it_was() -> None:
     assert whole.images_per_second > 0
     assert whole.row("val").keys() == {"val/loss", "val/acc"}
     assert whole.row("test").keys() == {"test/loss", "test/acc", "test/ece"}
+
+
+class TestTestTimeAugmentation:
+    def test_views_of_a_symmetric_image_agree(self) -> None:
+        """Mirroring changes neither the image nor its moves up and down, and swaps those to the left and right."""
+        half = torch.randn(2, 3, 8, 4)
+        x = torch.cat([half, half.flip(3)], dim=3)
+        seen = views(x)
+        assert len(seen) == 10
+        assert torch.equal(seen[0], x)
+        for view, mirrored in ((0, 5), (1, 6), (2, 7), (3, 9), (4, 8)):
+            assert torch.equal(seen[view], seen[mirrored])
+        assert all(not torch.equal(a, b) for i, a in enumerate(seen[:5]) for b in seen[:i])
+
+    def test_accuracy_is_that_of_a_plain_loop(self, cifar: tuple[data.Split, data.Split]) -> None:
+        """One view of one image at a time, each pixel moved by hand; untrained, but with weights large enough to tell
+        views apart."""
+        _, (images, labels) = cifar
+        images, labels = images[:300], labels[:300]
+        model = VisionTransformer(ViTConfig(dim=16, depth=1, heads=2, patch_size=8, drop_path=0.5)).train()
+        torch.nn.init.normal_(model.head.weight)
+        correct = plain = 0
+        model.eval()
+        for image, label in zip(images, labels, strict=True):
+            odds = torch.zeros(10)
+            for mirrored in (False, True):
+                for down, right in ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)):
+                    view = normalise(image[None]).roll((down, right), (2, 3))
+                    if down:
+                        view[:, :, 0 if down > 0 else -1] = 0
+                    if right:
+                        view[:, :, :, 0 if right > 0 else -1] = 0
+                    odds += model(view.flip(3) if mirrored else view)[0].softmax(dim=0).detach() / 10
+            correct += int(odds.argmax() == label)
+            plain += int(model(normalise(image[None])).argmax() == label)
+        model.train()
+        assert augmented_accuracy(model, images, labels, 64, nullcontext()) == correct / 300
+        assert correct != plain  # or the test would not see a difference
+        assert model.training
+
+    def test_eval_shows_the_plain_accuracy_first_and_the_augmented_beside_it(
+        self, small: Callable[..., Config], data_root: Path, capsys: pytest.CaptureFixture
+    ) -> None:
+        folder = Path(train(small())["run"])
+        results = {}
+        for tta in (False, True):
+            capsys.readouterr()
+            config = EvalConfig(
+                str(folder),
+                split="val",
+                tta=tta,
+                device="cpu",
+                data=EvalDataConfig(str(data_root)),
+                wandb=EvalWandbConfig(mode="disabled"),
+            )
+            results[tta] = evaluate_door(config)
+            lines = capsys.readouterr().err.splitlines()
+            assert lines[0].startswith(f"accuracy {results[tta]['val/acc']:.2%}, top-5")
+            assert ("test-time augmentation" in lines[1]) == tta
+        assert "val/acc_tta" not in results[False]
+        assert results[True]["val/acc"] == results[False]["val/acc"]
+        keys = list(results[True])
+        assert keys[keys.index("val/acc") + 1] == "val/acc_tta"
+        assert f"accuracy {results[True]['val/acc_tta']:.2%} with test-time augmentation" in lines[1]

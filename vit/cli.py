@@ -55,7 +55,7 @@ def fail(message: str, code: int) -> None:
 def parse(settings: type[Settings], arguments: list[str]) -> Settings:
     """Build `settings` from its defaults, then `--config FILE`, then `--dotted.key=value`, each over the one before.
 
-    A field without a default is a positional argument. `--key` alone means `--key=true` for a boolean.
+    Fields without a default are positional arguments, in their order. `--key` alone means `--key=true` for a boolean.
 
     Raises:
         UsageError: an unknown key, a wrong type or an impossible value; the text names it.
@@ -67,14 +67,14 @@ def parse(settings: type[Settings], arguments: list[str]) -> Settings:
         exit_on_error=False, allow_abbrev=False, description=(settings.__doc__ or "").split("\n")[0]
     )
     parser.add_argument("--config", action="config", help="YAML file of settings")
-    positional = {
+    positional = [
         field.name
         for field in fields(settings)  # type: ignore[arg-type]
         if field.default is MISSING and field.default_factory is MISSING
-    }
+    ]
     for name in positional:
         parser.add_argument(name, type=types[name])
-    parser.add_class_arguments(settings, skip=positional)
+    parser.add_class_arguments(settings, skip=set(positional))
     bare = {f"--{key}" for key, kind in types.items() if kind is bool}
     arguments = [
         f"{argument}=true" if argument in bare and after.lower() not in ("true", "false") else argument

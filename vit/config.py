@@ -307,11 +307,13 @@ class EvalConfig:
         checkpoint: run folder (its best weights) or checkpoint folder.
         split: the test split, or the validation split of the training.
         device: auto, cpu, cuda, cuda:1, mps.
+        tta: report beside the accuracy that with test-time augmentation, the mean of ten views, at ten times the cost.
         batch_size: images per forward pass; null is that of the training.
     """
 
     checkpoint: str
     split: Literal["test", "val"] = "test"
+    tta: bool = False
     device: str = "auto"
     batch_size: int | None = None
     data: EvalDataConfig = field(default_factory=EvalDataConfig)
@@ -320,6 +322,25 @@ class EvalConfig:
     def __post_init__(self) -> None:
         check_types(self)
         check(self.batch_size is None or self.batch_size > 0, "batch_size", "a number above 0", self.batch_size)
+
+
+@dataclass
+class PublishConfig:
+    """Write a finished run's best weights, measured, with a model card, into a folder to be committed.
+
+    Args:
+        run: folder of the finished run.
+        target: folder to write, e.g. checkpoints/multi_head; its name is the model's.
+        device: auto, cpu, cuda, cuda:1, mps.
+    """
+
+    run: str
+    target: str
+    device: str = "auto"
+    data: EvalDataConfig = field(default_factory=EvalDataConfig)
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
 
 @dataclass

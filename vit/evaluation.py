@@ -64,6 +64,37 @@ def evaluate(
     return Evaluation(images_per_second=len(images) / seconds, **metrics)
 
 
+@torch.no_grad()
+def augmented_accuracy(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    batch_size: int,
+    autocast: AbstractContextManager,
+    preprocess: Callable[[Tensor], Tensor] = normalise,
+) -> float:
+    """Accuracy, a fraction, with the class probabilities of ten views averaged; arguments as for `evaluate`."""
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    correct = 0
+    with autocast:
+        for batch, truth in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+            odds = [model(view).float().softmax(dim=1) for view in views(preprocess(batch.to(device)))]
+            correct += int((torch.stack(odds).mean(dim=0).argmax(dim=1) == truth.to(device)).sum())
+    model.train(was_training)
+    return correct / len(images)
+
+
+def views(x: Tensor) -> list[Tensor]:
+    """Ten views of normalised images (B, C, H, W): as they are and moved by one pixel down, up, right and left, then
+    the mirror image of each of the five. Zeros, the mean colour, fill what a move leaves empty."""
+    H, W = x.shape[2:]
+    padded = F.pad(x, [1] * 4)
+    moved = [padded[:, :, y : y + H, x : x + W] for y, x in ((1, 1), (0, 1), (2, 1), (1, 0), (1, 2))]
+    return moved + [view.flip(3) for view in moved]
+
+
 def measure(logits: Tensor, labels: Tensor, bins: int = 15) -> dict[str, Any]:
     """Metrics of logits (n, classes) against labels (n,).
 
