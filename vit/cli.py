@@ -26,13 +26,14 @@ class Interrupted(Exception):
 
 
 def door(main: Callable[[Settings], dict[str, Any]], settings: type[Settings]) -> None:
-    """Run `main` on the settings of this command line, print what it returns as one JSON line and exit.
+    """Run `main` on the settings of this command line, print what it returns, if anything, as one JSON line, and exit.
 
     Exit codes: 0 done, 2 the user can put it right, 3 the training diverged, 1 the disk is full, 128 + signal
     interrupted and saved.
     """
     try:
-        print(json.dumps(main(parse(settings, sys.argv[1:]))))
+        if result := main(parse(settings, sys.argv[1:])):
+            print(json.dumps(result))
     except UsageError as error:
         fail(str(error), error.code)
     except Interrupted as stop:

@@ -84,13 +84,13 @@ def attention_backend(config: ViTConfig, batch: int, device: torch.device, dtype
     return names[0] if len(set(names)) == 1 else ",".join(names)
 
 
-def device_name(device: torch.device) -> str:
-    """The GPU's or CPU's model, for a CPU with the number of threads."""
+def device_name(device: torch.device, processes: int = 1) -> str:
+    """The GPU's or CPU's model, for a CPU with the number of threads of all processes, e.g. `2 x NVIDIA H200`."""
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+        return f"{processes} x " * (processes > 1) + torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")  # platform.processor() knows no model on Linux
     found = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
-    return f"{found[1] if found else platform.processor()}, threads: {torch.get_num_threads()}"
+    return f"{found[1] if found else platform.processor()}, threads: {processes * torch.get_num_threads()}"
 
 
 def gemm_flops_per_second(device: torch.device, dtype: torch.dtype) -> float:

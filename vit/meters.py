@@ -13,18 +13,23 @@ class Window:
     """Sums over the steps since the last logged row, kept on the device so that no step waits for them."""
 
     def __init__(self, device: torch.device) -> None:
-        self.sums = torch.zeros(3, dtype=torch.double if device.type != "mps" else torch.float, device=device)
+        number = torch.double if device.type != "mps" else torch.float
+        self.sums = torch.zeros(3, dtype=number, device=device)
+        self.now = torch.zeros(2, dtype=number, device=device)  # loss and hits of the present step
         self.images = self.steps = 0
         self.since = 0.0  # training seconds at the last row
 
     def add(self, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
         """Of one part of a step: its share of the step's loss, and how often the likeliest class is the target's."""
         correct = (logits.argmax(dim=1) == targets.argmax(dim=1)).sum()
-        self.sums[0] += loss
-        self.sums[1] += correct
+        self.now[0] += loss
+        self.now[1] += correct
 
-    def add_norm(self, grad_norm: Tensor) -> None:
+    def close(self, grad_norm: Tensor) -> None:
+        """The step is over: take what `now` holds."""
+        self.sums[:2] += self.now
         self.sums[2] += grad_norm
+        self.now.zero_()
 
     def count(self, images: int) -> None:
         """One more step, of that many images."""

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from vit.checks import UsageError
+from vit.checks import UsageError, check
 from vit.cli import Interrupted, say, stop_signals
 from vit.config import Config
 from vit.device import pick_device
+from vit.parallel import Team, gathered
 from vit.run_folder import TITLES, accuracy_of, new_name, open_run, read_summary
 from vit.tracking import how_to_look
 from vit.training import Splits, Training
@@ -19,23 +20,55 @@ from vit.training import Splits, Training
 def train(config: Config) -> dict[str, Any]:
     """Train a model, evaluate its best weights on the test split once, and leave a run folder.
 
+    Processes that torchrun started are a team, which trains one model; only its leader writes.
+
     Returns:
-        What `summary.json` holds: where things are, and the last value of every metric. With `seeds`, a dict of the
-        seeds' mean and sample standard deviation of the accuracy, and all their summaries as "runs".
+        {} in a process that does not lead. Otherwise what `summary.json` holds: where things are, and the last value
+        of every metric. With `seeds`, a dict of the seeds' mean and sample standard deviation of the accuracy, and all
+        their summaries as "runs".
 
     Raises:
         UsageError: the settings cannot work here.
         Interrupted: SIGINT or SIGTERM came; everything is saved and the text says how to go on.
     """
-    device = pick_device(config.device)
-    splits = Splits.load(config.data, device)
-    if config.seeds is None:
-        [summary] = train_side_by_side([config], device, splits)
-        return summary
+    with gathered(pick_device(config.device)) as (team, device):
+        if team.size > 1:
+            check_fits(config, team)
+        splits = Splits.load(config.data, device)
+        if not team.leads:
+            return follow(config, device, splits, team)
+        if config.seeds is None:
+            [summary] = train_side_by_side([config], device, splits, team)
+            return summary
+        return train_seeds(config, config.seeds, device, splits)
+
+
+def check_fits(config: Config, team: Team) -> None:
+    """Refuse what processes of torchrun cannot train together."""
+    check(config.seeds is None, "seeds", "null: torchrun trains one seed at a time, given by --seed", config.seeds)
+    share, rest = divmod(config.train.batch_size, team.size)
+    check(rest == 0, "train.batch_size", f"a multiple of the {team.size} processes", config.train.batch_size)
+    parts = config.train.accumulate or 1
+    check(share % parts == 0, "train.accumulate", f"a divisor of the {share} images of each process", parts)
+
+
+def follow(config: Config, device: torch.device, splits: Splits, team: Team) -> dict[str, Any]:
+    """The part of a process that does not lead: compute shares of batches in the run that the leader opened."""
+    folder, finished = team.tell(None)
+    if not finished:
+        training = Training(config, folder, device, splits, team)
+        with stop_signals() as received, training.stream:
+            for _ in training.run(received):
+                pass
+    return {}
+
+
+def train_seeds(config: Config, seeds: list[int], device: torch.device, splits: Splits) -> dict[str, Any]:
+    """Train one model per seed, side by side; returns what is known of them together."""
     config.name = config.name or new_name()
-    each = [replace(config, name=f"{config.name}-seed{seed}", seed=seed, seeds=None) for seed in config.seeds]
+    each = [replace(config, name=f"{config.name}-seed{seed}", seed=seed, seeds=None) for seed in seeds]
     try:
-        runs = train_side_by_side(each, device, splits)
+        runs = train_side_by_side(each, device, splits, Team())
     except Interrupted as stop:
         again = "all seeds saved; go on with the same command and --resume"
         raise Interrupted(f"stopped, {again}", stop.code) from None
@@ -47,8 +80,8 @@ def train(config: Config) -> dict[str, Any]:
     return {"name": config.name, f"{key}/mean": mean, f"{key}/std": std, "runs": runs}
 
 
-def train_side_by_side(configs: list[Config], device: torch.device, splits: Splits) -> list[dict[str, Any]]:
-    """Train several models in this process, a step of each in turn; returns their summaries.
+def train_side_by_side(configs: list[Config], device: torch.device, splits: Splits, team: Team) -> list[dict[str, Any]]:
+    """Train several models in this process, a step of each in turn, or a team's one; returns their summaries.
 
     On a GPU every model has a stream of its own, so that small models fill it together. A model's run is the same as
     alone: same weights, same rows, but for peak memory and, on a GPU, time and energy: they count what others take too.
@@ -56,6 +89,7 @@ def train_side_by_side(configs: list[Config], device: torch.device, splits: Spli
     with contextlib.ExitStack() as stack:
         folders = [stack.enter_context(open_run(config)) for config in configs]
         summaries = [read_summary(folder) for folder in folders]
+        team.tell((folders[0], summaries[0] is not None))
         received = stack.enter_context(stop_signals())
         running: dict[int, tuple[Training, Iterator[None]]] = {}
         failures: list[UsageError | Interrupted] = []
@@ -66,7 +100,7 @@ def train_side_by_side(configs: list[Config], device: torch.device, splits: Spli
                     continue
                 if any(training.tracker.wandb.fell_back for training, _ in running.values()):
                     config.wandb.mode = "offline"
-                training = Training(config, folder, device, splits)
+                training = Training(config, folder, device, splits, team)
                 running[index] = training, training.run(received)
             while running:
                 for index, (training, steps) in list(running.items()):

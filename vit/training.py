@@ -28,6 +28,7 @@ from vit.evaluation import evaluate
 from vit.meters import Clock, Window
 from vit.model import VisionTransformer
 from vit.optim import make_optimizers, schedule, set_lr, update_ema
+from vit.parallel import Team
 from vit.progress import Progress
 from vit.run_folder import source_commit, write_summary
 from vit.tracking import Row, Tracker, evaluation_media
@@ -50,10 +51,13 @@ class Splits:
 
 
 class Training:
-    """All that changes in a run, and the steps it goes through. B images in a batch."""
+    """All that changes in a run, and the steps it goes through. B images in a batch.
 
-    def __init__(self, config: Config, folder: Path, device: torch.device, splits: Splits) -> None:
-        self.config, self.folder, self.device, self.splits = config, folder, device, splits
+    In a team, every process holds the same weights and computes its share of each batch; its leader does the rest.
+    """
+
+    def __init__(self, config: Config, folder: Path, device: torch.device, splits: Splits, team: Team) -> None:
+        self.config, self.folder, self.device, self.splits, self.team = config, folder, device, splits, team
         self.images, self.labels = splits.train
         self.steps_per_epoch = len(self.images) // config.train.batch_size
         self.steps = self.steps_per_epoch * config.train.epochs
@@ -61,7 +65,8 @@ class Training:
         self.dtype = precision_dtype(config.train.precision, device)
         self.autocast = autocast(config.train.precision, device)
         tokens = config.model.tokens
-        self.parts = config.train.accumulate or parts_of(config.train.batch_size, device, self.dtype, tokens)
+        share = config.train.batch_size // team.size
+        self.parts = config.train.accumulate or parts_of(share, device, self.dtype, tokens)
         self.eval_batch_size = config.train.eval_batch_size or images_per_pass(device, self.dtype, tokens)
 
         torch.manual_seed(seed_of(config.seed, "weights"))
@@ -80,7 +85,8 @@ class Training:
             self.restore(state, state_file)
         elif (folder / "best").exists():
             raise UsageError(f"name: {folder} has no state.pt to go on from; choose another --name")
-        self.tracker = Tracker(folder, config, state and state["tracker"])
+        if team.leads:
+            self.tracker = Tracker(folder, config, state and state["tracker"])
         if config.train.compile:
             for each in {self.model, self.evaluated}:
                 each.compile()  # in place, so that parameters keep their names
@@ -97,9 +103,11 @@ class Training:
         """Train to the end, or stop after the step in which a signal was `received`; yields after every step.
 
         Returns:
-            The summary of the finished run.
+            The summary of the finished run; {} in a process that does not lead.
         """
         config = self.config.train
+        if not self.team.leads:
+            return (yield from self.follow(received))
         if not self.tracker.rows():
             self.save_state()  # so that even a run killed in its first epoch keeps its W&B id
             self.log(self.costs())
@@ -112,11 +120,10 @@ class Training:
             self.compile()
         progress = Progress(self.step, self.steps, self.steps_per_epoch)
         self.clock.start()
-        while self.step < self.steps and not received:
+        signal = 0
+        while self.step < self.steps and not (signal := self.team.largest(max(received, default=0))):
             self.train_step()
-            if (
-                self.device.type == "cpu"
-            ):  # where a step is over when its call returns, others' steps are not on this clock
+            if self.device.type == "cpu":  # where a step is over when its call returns, others' are not on this clock
                 self.clock.lap()
             yield
             if self.device.type == "cpu":
@@ -141,7 +148,16 @@ class Training:
         self.save_state()
         go_on = f"{python_command()} train.py --config {shlex.quote(str(self.folder / 'config.yaml'))} --resume"
         message = f"stopped after step {self.step} of {self.steps}, all saved; go on with: {go_on}"
-        raise Interrupted(message, 128 + received[0])
+        raise Interrupted(message, 128 + signal)
+
+    def follow(self, received: list[int]) -> Generator[None, None, dict[str, Any]]:
+        """`run` in a process that does not lead: the same steps and nothing else."""
+        if self.config.train.compile and self.step < self.steps:
+            self.compile()
+        while self.step < self.steps and not self.team.largest(max(received, default=0)):
+            self.train_step()
+            yield
+        return {}
 
     def compile(self) -> None:
         """Compile the model on a batch of zeros, outside the clock, and say how long that took.
@@ -152,7 +168,8 @@ class Training:
         from torch._dynamo.exc import TorchDynamoException  # a second's import
 
         start = time.perf_counter()
-        images = torch.zeros(self.config.train.batch_size // self.parts, 3, 32, 32, device=self.device)
+        part = self.config.train.batch_size // self.team.size // self.parts
+        images = torch.zeros(part, 3, 32, 32, device=self.device)
         try:
             with self.autocast:
                 self.model(images).sum().backward()
@@ -161,7 +178,8 @@ class Training:
             raise UsageError(f"train.compile: the model cannot be compiled here ({reason})") from None
         self.model.zero_grad()
         compute.synchronize(self.device)
-        say(f"compiled in {time.perf_counter() - start:.0f} s")
+        if self.team.leads:
+            say(f"compiled in {time.perf_counter() - start:.0f} s")
 
     def train_step(self) -> None:
         """One optimizer step. Its randomness follows from the seed and the step number, so a resumed run repeats it."""
@@ -186,16 +204,22 @@ class Training:
 
     def update(self, indices: Tensor) -> None:
         """Move the weights by the gradient of these B training images. It reads nothing back from the device."""
-        config = self.config
+        config, team = self.config, self.team
+        # All B in every process, so that a team sees the very images that one process would: mixing needs pairs.
         x, targets = augment(self.images[indices], self.labels[indices], config.model.classes, config.augment)
+        x, targets = team.share(x), team.share(targets)
+        torch.rand(team.rank)  # or drop path would drop the same images of every share
         for part, target in zip(x.chunk(self.parts), targets.chunk(self.parts), strict=True):
             with self.autocast:
                 logits = self.model(part)
-            loss = F.cross_entropy(logits.float(), target, label_smoothing=config.train.label_smoothing) / self.parts
+            loss = F.cross_entropy(logits.float(), target, label_smoothing=config.train.label_smoothing)
+            loss = loss / (self.parts * team.size)
             loss.backward()
             self.window.add(loss.detach(), logits.detach(), target)
+        parameters = list(self.model.parameters())
+        team.add([*(each.grad for each in parameters if each.grad is not None), self.window.now])
         limit = config.optim.clip_norm or math.inf
-        self.window.add_norm(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
+        self.window.close(torch.nn.utils.clip_grad_norm_(parameters, limit))
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
@@ -240,7 +264,7 @@ class Training:
         if config.data.val_images:
             row["best/val_acc"] = self.best_val_acc
         row["compute/peak_memory_bytes"] = compute.peak_memory_bytes(self.device)
-        rate = compute.gemm_flops_per_second(self.device, self.dtype)
+        rate = self.team.size * compute.gemm_flops_per_second(self.device, self.dtype)
         row["compute/mfu"] = self.train_flops / self.clock.seconds / rate
         self.log(row, media)
         self.tracker.wandb.upload(self.folder / "best", f"{config.name}", ["best"], row)
@@ -250,7 +274,7 @@ class Training:
             "run": str(self.folder),
             "checkpoint": str(self.folder / "best"),
             "wandb": self.tracker.wandb.location,
-            "device": compute.device_name(self.device),
+            "device": compute.device_name(self.device, self.team.size),
             "precision": str(self.dtype).removeprefix("torch."),
             "torch": torch.__version__,
             "commit": self.commit,
@@ -272,7 +296,7 @@ class Training:
             "model/forward_flops": compute.forward_flops(model),
             "model/forward_macs": compute.forward_macs(model),
             "attention/backend": compute.attention_backend(
-                model, train.batch_size // self.parts, self.device, self.dtype
+                model, train.batch_size // self.team.size // self.parts, self.device, self.dtype
             ),
         }
 

@@ -1,0 +1,94 @@
+"""A team of processes trains the model that one process would, and only its leader logs and saves."""
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from vit.config import Config, ViTConfig
+from vit.runs import train
+
+ROOT = Path(__file__).parents[1]
+
+# What depends on the clock, the memory or the place of a run.
+OF_THE_RUN = ("compute/train_seconds", "train/images_per_second", "compute/mfu", "compute/peak_memory_bytes")
+
+
+@pytest.fixture
+def config(small: Any, tmp_path: Path) -> Config:
+    """Every augmentation is on; without drop path, whose masks each process draws for itself."""
+    small = small(model=ViTConfig(dim=16, depth=2, heads=2, patch_size=8))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(dataclasses.asdict(small)))
+    return small
+
+
+def torchrun(folder: Path, *options: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += [str(ROOT / "train.py"), f"--config={folder / 'config.yaml'}", "--train.precision=fp32", *options]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_two_processes_train_what_one_does(config: Config, tmp_path: Path) -> None:
+    stdout, stderr = torchrun(tmp_path, "--name=team").communicate(timeout=200)
+    [line] = stdout.splitlines()  # of the leader alone
+    assert json.loads(line)["name"] == "team", stderr
+    assert stderr.count("test accuracy") == 1
+    alone = Path(train(config)["run"])
+    team = tmp_path / "runs" / "team"
+    for ours, theirs in zip(rows(team), rows(alone), strict=True):
+        assert ours.keys() == theirs.keys()
+        for key in ours.keys() - set(OF_THE_RUN):
+            near = isinstance(theirs[key], float)
+            assert ours[key] == (pytest.approx(theirs[key], rel=1e-3, abs=1e-5) if near else theirs[key]), key
+    ours, theirs = (load_file(folder / "last" / "model.safetensors") for folder in (team, alone))
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-4) for name in theirs)
+
+
+def test_a_stopped_team_goes_on_to_the_same_end(config: Config, tmp_path: Path) -> None:
+    longer = "--train.epochs=30"
+    stdout, stderr = torchrun(tmp_path, longer, "--name=whole").communicate(timeout=200)
+    assert stdout, stderr
+    stopped = torchrun(tmp_path, longer, "--name=stopped")
+    folder = tmp_path / "runs" / "stopped"
+    while not (folder / "best").exists():
+        assert stopped.poll() is None, stopped.communicate()
+        time.sleep(0.02)
+    stopped.send_signal(signal.SIGTERM)  # torchrun hands it to every process
+    _, stderr = stopped.communicate(timeout=100)
+    assert "all saved; go on with" in stderr
+    assert not (folder / "summary.json").exists()
+    stdout, stderr = torchrun(tmp_path, longer, "--name=stopped", "--resume").communicate(timeout=200)
+    assert stdout, stderr
+    ours, theirs = (load_file(tmp_path / "runs" / name / "last" / "model.safetensors") for name in ("stopped", "whole"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert [row["compute/epoch"] for row in rows(folder)] == [
+        row["compute/epoch"] for row in rows(tmp_path / "runs/whole")
+    ]
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(config: Config, tmp_path: Path) -> None:
+    process = torchrun(tmp_path, "--name=odd", "--train.batch_size=25")
+    stdout, stderr = process.communicate(timeout=100)
+    assert process.returncode != 0
+    assert stdout == ""
+    assert "train.batch_size: expected a multiple of the 2 processes, got 25" in stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_seeds_side_by_side_and_a_team_are_refused_together(config: Config, tmp_path: Path) -> None:
+    _, stderr = torchrun(tmp_path, "--seeds=[0, 1]").communicate(timeout=100)
+    assert "seeds: expected null: torchrun trains one seed at a time" in stderr
+    assert not (tmp_path / "runs").exists()

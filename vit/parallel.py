@@ -1,0 +1,68 @@
+"""One training over the processes that torchrun started: each computes its share of every batch."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Team:
+    """The processes of one training; alone it is a team of one, and nothing here costs anything."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that evaluates, logs and saves."""
+        return self.rank == 0
+
+    def share(self, x: Tensor) -> Tensor:
+        """This process's part (B / size, ...) of a batch (B, ...)."""
+        return x.chunk(self.size)[self.rank]
+
+    def add(self, tensors: list[Tensor]) -> None:
+        """Replace each tensor by its sum over the team, in one message."""
+        if self.size == 1:
+            return
+        message = torch.cat([tensor.flatten().float() for tensor in tensors])
+        dist.all_reduce(message)
+        sums = message.split([tensor.numel() for tensor in tensors])
+        torch._foreach_copy_(tensors, [each.view_as(tensor) for each, tensor in zip(sums, tensors, strict=True)])
+
+    def largest(self, number: int) -> int:
+        """The largest of the team's numbers: what one process knows, such as a signal, all act on at the same step."""
+        if self.size == 1:
+            return number
+        message = torch.tensor(number)  # on the CPU, so that a GPU goes on meanwhile
+        dist.all_reduce(message, dist.ReduceOp.MAX)
+        return int(message)
+
+    def tell(self, word: Any) -> Any:
+        """The leader's word."""
+        words = [word]
+        if self.size > 1:
+            dist.broadcast_object_list(words)
+        return words[0]
+
+
+@contextmanager
+def gathered(device: torch.device) -> Iterator[tuple[Team, torch.device]]:
+    """The team of this process and its device, one GPU of the machine each; alone where torchrun did not start it."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield Team(), device
+        return
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Team(dist.get_rank(), dist.get_world_size()), device
+    finally:
+        dist.destroy_process_group()
