@@ -10,8 +10,10 @@ fails where a file is not what this makes of it.
 import itertools
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import search
 import speed
 import trained
 
@@ -30,6 +32,7 @@ PARTS: dict[str, Callable[[Path], str]] = {
     "throughput": speed.throughput,
     "against_peers": speed.against_peers,
     "scaling": speed.scaling,
+    **{f"trials_{base}": partial(search.trials, base=base) for base in ("d64", "d128", "d128_long")},
 }
 # Named <config>/acc and so on.
 OF_A_CONFIG: dict[str, Callable[[Path, str], str]] = {
