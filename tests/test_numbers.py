@@ -70,7 +70,7 @@ def test_the_configs_of_a_rung_are_what_was_trained(rung: str, monkeypatch: pyte
 
 
 def test_closed_form_pflop_is_what_a_run_counted() -> None:
-    flops = {row["compute/train_flops"] for row in trained.read(ROOT / "reports/fast_path/results.csv")}
+    flops = {row["compute/train_flops"] for row in trained.read(ROOT / "reports/quickstart/results.csv")}
     assert {f"{int(each) / 1e15:.3g}" for each in flops} == {trained.pflop(trained.config_of(ROOT, "quickstart"))}
 
 

@@ -193,7 +193,7 @@ def test_stopped_or_killed_and_started_again_it_ends_with_the_same_rows(write: A
 
     def started(name: str) -> subprocess.Popen:
         process = compare(path)
-        while not (tmp_path / "runs/tiny" / name / "config.yaml").exists():
+        while not (tmp_path / "runs/studies/tiny" / name / "config.yaml").exists():
             assert process.poll() is None, process.communicate()
             time.sleep(0.02)
         return process

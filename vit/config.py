@@ -360,14 +360,15 @@ class CompareConfig:
 
     Args:
         study: YAML file that names the arms, the seeds and what is tuned.
-        runs_dir: folder that holds the study's run folders, in a folder of the study's name.
+        runs_dir: folder that holds the study's run folders, in a folder of the study's name (apart from
+            those of train.py: a study may be named like a config).
         reports_dir: folder that holds results.csv, in a folder of the study's name.
         device: auto, cpu, cuda, cuda:1; null is what the study says.
         workers: trainings at a time; on a CPU they share its cores.
     """
 
     study: str
-    runs_dir: str = "runs"
+    runs_dir: str = "runs/studies"
     reports_dir: str = "reports"
     device: str | None = None
     workers: int = 1
