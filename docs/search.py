@@ -18,4 +18,6 @@ def trials(root: Path, base: str) -> str:
             values = [float(row[column]) for row in same if row[column]]
             cells.append(mean(values) if values else "")
         lines.append([*cells, str(len(same))])
-    return table(["change", "settings", "PFLOP", "validation accuracy, %", "training accuracy at the end, %", "n"], lines)
+    return table(
+        ["change", "settings", "PFLOP", "validation accuracy, %", "training accuracy at the end, %", "n"], lines
+    )

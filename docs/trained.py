@@ -162,8 +162,8 @@ def cost(root: Path, name: str) -> str:
 def fast_path(root: Path) -> str:
     plain, fast = (fast_path_arm(root, arm, "test/acc") for arm in ("plain", "fast"))
     return paragraph(f"""
-        **Fast is not less accurate.** Four epochs of the quickstart's model with two heads, as plain PyTorch would train
-        it (float32, whole batches, not compiled), reach {mean(plain)} %, with everything that makes it fast
+        **Fast is not less accurate.** Four epochs of the quickstart's model with two heads, as plain PyTorch would
+        train it (float32, whole batches, not compiled), reach {mean(plain)} %, with everything that makes it fast
         {mean(fast)} % (test, n = {span([len(plain), len(fast)], "d")} seeds each, standard deviations
         {deviation(plain)} and {deviation(fast)} points): `python compare.py configs/studies/fast_path.yaml`, rows in
         [reports/fast_path/results.csv](reports/fast_path/results.csv).""")
