@@ -74,7 +74,7 @@ def summary(rows: list[Row]) -> Measured:
     if len({count is None for count in threads}) > 1:
         raise UsageError(f"runs of one arm on a GPU and on a CPU: {', '.join(sorted({row['device'] for row in rows}))}")
     minutes = [
-        (count or 1) * float(row["compute/train_seconds"]) / 60
+        (count or gpus_of(row["device"])) * float(row["compute/train_seconds"]) / 60
         for count, row in zip(threads, rows, strict=True)
         if row["compute/train_seconds"]
     ]
@@ -90,6 +90,12 @@ def threads_of(device: str) -> int | None:
     """CPU threads of a run, from what `vit.compute.device_name` says now or said once; None of a GPU."""
     found = re.search(r", threads: (\d+)$|, (\d+) threads$", device)
     return int(found[1] or found[2]) if found else None
+
+
+def gpus_of(device: str) -> int:
+    """GPUs of a run, from e.g. `2 x NVIDIA H200`."""
+    found = re.match(r"(\d+) x ", device)
+    return int(found[1]) if found else 1
 
 
 def machine_of(row: Row) -> str:
@@ -170,7 +176,7 @@ def fast_path(root: Path) -> str:
 
 
 def validation_spread(root: Path) -> str:
-    """Of the quickstart's validation accuracy over seeds, in points, smallest to largest of the arms."""
+    """Of a short training's validation accuracy over seeds, in points, smallest to largest of the arms."""
     arms = [fast_path_arm(root, arm, "best/val_acc") for arm in ("plain", "fast")]
     return span([100 * statistics.stdev(accuracies) for accuracies in arms], ".2f")
 

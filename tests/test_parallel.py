@@ -1,6 +1,7 @@
 """A team of processes trains the model that one process would, and only its leader logs and saves."""
 
 import dataclasses
+import itertools
 import json
 import signal
 import subprocess
@@ -14,8 +15,11 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from vit.config import Config, ViTConfig
+from vit.config import Config, OptimConfig, ViTConfig
+from vit.model import Block
+from vit.parallel import Team
 from vit.runs import train
+from vit.training import Splits, Training
 
 ROOT = Path(__file__).parents[1]
 
@@ -51,8 +55,10 @@ def test_two_processes_train_what_one_does(config: Config, tmp_path: Path) -> No
     for ours, theirs in zip(rows(team), rows(alone), strict=True):
         assert ours.keys() == theirs.keys()
         for key in ours.keys() - set(OF_THE_RUN):
-            near = isinstance(theirs[key], float)
-            assert ours[key] == (pytest.approx(theirs[key], rel=1e-3, abs=1e-5) if near else theirs[key]), key
+            expected = theirs[key]
+            if isinstance(expected, float):  # a few images of a split may change sides on another CPU
+                expected = pytest.approx(expected, rel=1e-3, abs=0.04 if key.endswith("acc") else 1e-5)
+            assert ours[key] == expected, key
     ours, theirs = (load_file(folder / "last" / "model.safetensors") for folder in (team, alone))
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-4) for name in theirs)
 
@@ -92,3 +98,28 @@ def test_seeds_side_by_side_and_a_team_are_refused_together(config: Config, tmp_
     _, stderr = torchrun(tmp_path, "--seeds=[0, 1]").communicate(timeout=100)
     assert "seeds: expected null: torchrun trains one seed at a time" in stderr
     assert not (tmp_path / "runs").exists()
+
+
+def test_every_process_drops_other_images(
+    small: Any, tmp_path: Path, cifar: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drop path's masks of the first step: those of process 1 are not those of process 0, nor of process 2."""
+    config = small(optim=OptimConfig())
+    splits = Splits.load(config.data, torch.device("cpu"))
+    monkeypatch.setattr(Team, "add", lambda *_: None)
+    masks = []
+    for rank in range(3):
+        dropped: list[torch.Tensor] = []
+
+        def drop(block: Block, branch: torch.Tensor, dropped: list[torch.Tensor] = dropped) -> torch.Tensor:
+            dropped.append(torch.rand(len(branch)))
+            return branch
+
+        monkeypatch.setattr(Block, "drop", drop)
+        folder = tmp_path / str(rank)
+        folder.mkdir()
+        training = Training(config, folder, torch.device("cpu"), splits, Team(rank, 4))
+        training.train_step()
+        masks.append(torch.cat(dropped))
+    for one, other in itertools.combinations(masks, 2):
+        assert not set(one.tolist()) & set(other.tolist())

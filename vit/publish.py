@@ -187,7 +187,9 @@ def cost(results: dict[str, Any]) -> str:
     """The whole training in PFLOP and in minutes of a core or a GPU."""
     minutes = results["compute/train_seconds"] / 60
     threads = re.search(r"threads: (\d+)|(\d+) threads", results["device"])
-    used = f"{minutes * int(threads[1] or threads[2]):.1f} core-minutes" if threads else f"{minutes:.1f} GPU-minutes"
+    gpus = re.match(r"(\d+) x ", results["device"])
+    count = int(threads[1] or threads[2]) if threads else int(gpus[1]) if gpus else 1
+    used = f"{minutes * count:.1f} {'core' if threads else 'GPU'}-minutes"
     return f"{results['compute/train_flops'] / 1e15:.4g} PFLOP, {used}"
 
 

@@ -72,7 +72,8 @@ class Training:
         torch.manual_seed(seed_of(config.seed, "weights"))
         self.model = VisionTransformer(config.model).to(device)
         self.ema = copy.deepcopy(self.model).requires_grad_(False) if config.optim.ema else None
-        captured = device.type == "cuda" and config.train.compile
+        # Not in a team: NCCL waits at its end for captured graphs that hold its messages (pytorch#115388).
+        captured = device.type == "cuda" and config.train.compile and team.size == 1
         self.optimizers = make_optimizers(self.model, config.optim, captured)
         self.step = 0
         self.best_val_acc = -1.0
@@ -208,7 +209,8 @@ class Training:
         # All B in every process, so that a team sees the very images that one process would: mixing needs pairs.
         x, targets = augment(self.images[indices], self.labels[indices], config.model.classes, config.augment)
         x, targets = team.share(x), team.share(targets)
-        torch.rand(team.rank)  # or drop path would drop the same images of every share
+        if team.rank:  # or drop path would drop the same images of every share
+            torch.manual_seed(seed_of(config.seed, f"process {team.rank}", self.step))
         for part, target in zip(x.chunk(self.parts), targets.chunk(self.parts), strict=True):
             with self.autocast:
                 logits = self.model(part)
@@ -315,7 +317,7 @@ class Training:
             "compute/train_seconds": self.clock.seconds,
             "compute/epoch": self.step / self.steps_per_epoch,
         }
-        if self.clock.joules is not None:
+        if self.clock.joules is not None and self.team.size == 1:  # it is of one GPU
             axes["compute/energy_joules"] = self.clock.joules
         self.tracker.log(axes | row, media)
 
