@@ -1,9 +1,10 @@
 """Trials of the recipe, from reports/recipe/trials.csv: one row a training, on validation alone."""
 
+import statistics
 from itertools import groupby
 from pathlib import Path
 
-from tables import mean, read, table
+from tables import read, table
 
 
 def trials(root: Path, base: str) -> str:
@@ -14,10 +15,11 @@ def trials(root: Path, base: str) -> str:
         same = list(runs)
         cells = [change, f"`{same[0]['settings']}`" if "=" in same[0]["settings"] else same[0]["settings"]]
         cells.append(f"{float(same[0]['train_pflop']):.3g}")
-        for column in ("best/val_acc", "train/acc"):
-            values = [float(row[column]) for row in same if row[column]]
-            cells.append(mean(values) if values else "")
+        for column, digits in (("best/val_acc", 2), ("val/loss", 3), ("train/acc", 1)):
+            values = [float(row[column]) * (100 if column.endswith("acc") else 1) for row in same if row[column]]
+            cells.append(f"{statistics.mean(values):.{digits}f}" if values else "")
         lines.append([*cells, str(len(same))])
     return table(
-        ["change", "settings", "PFLOP", "validation accuracy, %", "training accuracy at the end, %", "n"], lines
+        ["change", "settings", "PFLOP", "validation accuracy, %", "its loss", "training accuracy at the end, %", "n"],
+        lines,
     )

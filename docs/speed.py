@@ -8,16 +8,22 @@ TASKS = {"train": "training step", "infer": "inference", "pipeline": "stored ima
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
 PEERS = ("timm", "vit-pytorch", "Hugging Face")
 
+# The two shapes that the page speaks of, by width: depth and images in a batch.
+SHAPES = {"128": ("4", "250"), "192": ("6", "125")}
+
 # Images per second by task, precision, dim, heads, library and "yes" or "no" for compiled.
 Speeds = dict[tuple[str, str, int, int, str, str], float]
 
 
 def speeds(root: Path) -> Speeds:
+    """Of those shapes, at patch 4 and MLP ratio 4."""
     return {
         (
             row["task"], row["precision"], int(row["dim"]), int(row["heads"]), row["library"], row["compiled"]
         ): float(row["images_per_second"])
         for row in read(root / "benchmarks/results/throughput.csv")
+        if (row["depth"], row["batch_size"]) == SHAPES.get(row["dim"])
+        and (row["patch_size"], row["mlp_ratio"]) == ("4", "4.0")
     }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from tables import Row, deviation, mean, paragraph, read, span, table
 
 from vit.checks import UsageError
 from vit.cli import parse
-from vit.compute import count_params, train_flops
+from vit.compute import count_params, train_flops, units_of
 from vit.config import Config
 
 LADDER = ("quickstart", "cpu_30min", "cpu_2h", "speedrun", "best")
@@ -51,6 +51,11 @@ def with_twins(root: Path) -> list[str]:
     return [name for name in names if (root / "configs" / f"{name}.yaml").exists()]
 
 
+def measurable(root: Path) -> list[str]:
+    """The ladder, then the configs that only earlier runs know."""
+    return list(dict.fromkeys([*with_twins(root), *(row["config"] for row in read(root / "reports/earlier.csv"))]))
+
+
 def measured(root: Path, name: str) -> list[Measured]:
     """What is known of a config, machine by machine where it was not one study; [] if it is not yet measured."""
     rung = name.removesuffix("_one_head")
@@ -70,39 +75,27 @@ def summary(rows: list[Row]) -> Measured:
         UsageError: some ran on a GPU and some on a CPU, whose minutes have no common mean.
     """
     by_seed = {row["seed"]: float(row["test/acc"]) for row in rows}
-    threads = [threads_of(row["device"]) for row in rows]
-    if len({count is None for count in threads}) > 1:
+    counts, units = zip(*(units_of(row["device"]) for row in rows), strict=True)
+    if len(set(units)) > 1:
         raise UsageError(f"runs of one arm on a GPU and on a CPU: {', '.join(sorted({row['device'] for row in rows}))}")
     minutes = [
-        (count or gpus_of(row["device"])) * float(row["compute/train_seconds"]) / 60
-        for count, row in zip(threads, rows, strict=True)
+        count * float(row["compute/train_seconds"]) / 60
+        for count, row in zip(counts, rows, strict=True)
         if row["compute/train_seconds"]
     ]
     return Measured(
         list(by_seed.values()),
         statistics.mean(minutes) if minutes else None,
-        "core-minutes" if threads[0] else "GPU-minutes",
+        f"{units[0]}-minutes",
         " and ".join(sorted({machine_of(row) for row in rows})),
     )
-
-
-def threads_of(device: str) -> int | None:
-    """CPU threads of a run, from what `vit.compute.device_name` says now or said once; None of a GPU."""
-    found = re.search(r", threads: (\d+)$|, (\d+) threads$", device)
-    return int(found[1] or found[2]) if found else None
-
-
-def gpus_of(device: str) -> int:
-    """GPUs of a run, from e.g. `2 x NVIDIA H200`."""
-    found = re.match(r"(\d+) x ", device)
-    return int(found[1]) if found else 1
 
 
 def machine_of(row: Row) -> str:
     """E.g. `Intel Xeon, 1 thread, bfloat16`."""
     name = re.sub(r"\(R\)|\(TM\)| Processor|, threads: \d+$|, \d+ threads$", "", row["device"])
-    threads = threads_of(row["device"])
-    return ", ".join([name, *([f"{threads} thread{'s' * (threads > 1)}"] if threads else []), row["precision"]])
+    count, unit = units_of(row["device"])
+    return ", ".join([name, *([f"{count} thread{'s' * (count > 1)}"] if unit == "core" else []), row["precision"]])
 
 
 def pflop(config: Config) -> str:
@@ -116,9 +109,8 @@ def results(root: Path) -> str:
     """One line of each config, and of each machine where it was not one study."""
     columns = ["config", "heads", "parameters", "epochs", "training PFLOP", "core-minutes of training"]
     columns += ["test accuracy, %", "n (seeds)", "machine"]
-    names = dict.fromkeys([*with_twins(root), *(row["config"] for row in read(root / "reports/earlier.csv"))])
     lines = []
-    for name in names:
+    for name in measurable(root):
         config = config_of(root, name)
         cells = [f"`{name}`", str(config.model.heads), f"{count_params(config.model):,}", str(config.train.epochs)]
         cells.append(pflop(config))
@@ -179,6 +171,14 @@ def validation_spread(root: Path) -> str:
     """Of a short training's validation accuracy over seeds, in points, smallest to largest of the arms."""
     arms = [fast_path_arm(root, arm, "best/val_acc") for arm in ("plain", "fast")]
     return span([100 * statistics.stdev(accuracies) for accuracies in arms], ".2f")
+
+
+def seed_spread(root: Path) -> str:
+    """Of a short training's test accuracy over seeds, in points, smallest to largest of the arms, and its level."""
+    arms = [fast_path_arm(root, arm, "test/acc") for arm in ("plain", "fast")]
+    points = span([100 * statistics.stdev(accuracies) for accuracies in arms], ".2f")
+    level = span([100 * statistics.mean(accuracies) for accuracies in arms], ".1f")
+    return f"{points} points at {level} % (n = {span([len(accuracies) for accuracies in arms], 'd')} seeds an arm)"
 
 
 def fast_path_arm(root: Path, arm: str, key: str) -> list[float]:

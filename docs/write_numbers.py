@@ -28,6 +28,7 @@ PARTS: dict[str, Callable[[Path], str]] = {
     "results": trained.results,
     "fast_path": trained.fast_path,
     "validation_spread": trained.validation_spread,
+    "seed_spread": trained.seed_spread,
     "time_to_80": trained.time_to_80,
     "throughput": speed.throughput,
     "against_peers": speed.against_peers,
@@ -48,7 +49,7 @@ def generate(root: Path) -> dict[Path, str]:
         UsageError: a part has an unknown name or no end, or what it is made from is missing.
     """
     pages = [root / page for page in PAGES if (root / page).exists()]
-    configs = {root / "configs" / f"{name}.yaml": trained.with_header(root, name) for name in trained.with_twins(root)}
+    configs = {root / "configs" / f"{name}.yaml": trained.with_header(root, name) for name in trained.measurable(root)}
     return {page: fill(page, root) for page in pages} | configs
 
 

@@ -67,3 +67,21 @@ def test_attention_backend_names_the_path_that_was_measured_to_be_fast() -> None
     assert compute.attention_backend(ViTConfig(), 8, cpu, torch.float32) != "products"
     assert compute.attention_backend(ViTConfig(), 8, cpu, torch.bfloat16) == "products"
     assert compute.attention_backend(ViTConfig(patch_size=1), 8, cpu, torch.bfloat16) != "products"
+
+
+@pytest.mark.parametrize(
+    ("device", "units"),
+    [
+        ("Intel(R) Xeon(R) Processor, 1 threads", (1, "core")),
+        ("AMD EPYC 9R14, threads: 16", (16, "core")),
+        ("NVIDIA H100 80GB HBM3", (1, "GPU")),
+        ("2 x NVIDIA H200", (2, "GPU")),
+    ],
+)
+def test_units_of_a_device_name(device: str, units: tuple[int, str]) -> None:
+    assert compute.units_of(device) == units
+
+
+def test_units_of_this_machine() -> None:
+    name = compute.device_name(torch.device("cpu"), processes=3)
+    assert compute.units_of(name) == (3 * torch.get_num_threads(), "core")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ import yaml
 from safetensors.torch import load_file
 
 from vit.config import Config, OptimConfig, ViTConfig
+from vit.data import Splits
 from vit.model import Block
 from vit.parallel import Team
 from vit.runs import train
-from vit.training import Splits, Training
+from vit.training import Training
 
 ROOT = Path(__file__).parents[1]
+
+Start = Callable[..., subprocess.Popen]
 
 # What depends on the clock, the memory or the place of a run.
 OF_THE_RUN = ("compute/train_seconds", "train/images_per_second", "compute/mfu", "compute/peak_memory_bytes")
@@ -35,18 +39,31 @@ def config(small: Any, tmp_path: Path) -> Config:
     return small
 
 
-def torchrun(folder: Path, *options: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += [str(ROOT / "train.py"), f"--config={folder / 'config.yaml'}", "--train.precision=fp32", *options]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@pytest.fixture
+def torchrun(tmp_path: Path) -> Iterator[Start]:
+    """Start train.py in two processes; what still runs at the end of the test is stopped."""
+    started: list[subprocess.Popen] = []
+
+    def start(*options: str) -> subprocess.Popen:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+        command += [str(ROOT / "train.py"), "--config=config.yaml", "--train.precision=fp32", *options]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        started.append(subprocess.Popen(command, cwd=tmp_path, **pipes))
+        return started[-1]
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.terminate()
+            process.communicate()
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_two_processes_train_what_one_does(config: Config, tmp_path: Path) -> None:
-    stdout, stderr = torchrun(tmp_path, "--name=team").communicate(timeout=200)
+def test_two_processes_train_what_one_does(config: Config, tmp_path: Path, torchrun: Start) -> None:
+    stdout, stderr = torchrun("--name=team").communicate(timeout=200)
     [line] = stdout.splitlines()  # of the leader alone
     assert json.loads(line)["name"] == "team", stderr
     assert stderr.count("test accuracy") == 1
@@ -63,11 +80,11 @@ def test_two_processes_train_what_one_does(config: Config, tmp_path: Path) -> No
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-4) for name in theirs)
 
 
-def test_a_stopped_team_goes_on_to_the_same_end(config: Config, tmp_path: Path) -> None:
+def test_a_stopped_team_goes_on_to_the_same_end(config: Config, tmp_path: Path, torchrun: Start) -> None:
     longer = "--train.epochs=30"
-    stdout, stderr = torchrun(tmp_path, longer, "--name=whole").communicate(timeout=200)
+    stdout, stderr = torchrun(longer, "--name=whole").communicate(timeout=200)
     assert stdout, stderr
-    stopped = torchrun(tmp_path, longer, "--name=stopped")
+    stopped = torchrun(longer, "--name=stopped")
     folder = tmp_path / "runs" / "stopped"
     while not (folder / "best").exists():
         assert stopped.poll() is None, stopped.communicate()
@@ -76,7 +93,7 @@ def test_a_stopped_team_goes_on_to_the_same_end(config: Config, tmp_path: Path) 
     _, stderr = stopped.communicate(timeout=100)
     assert "all saved; go on with" in stderr
     assert not (folder / "summary.json").exists()
-    stdout, stderr = torchrun(tmp_path, longer, "--name=stopped", "--resume").communicate(timeout=200)
+    stdout, stderr = torchrun(longer, "--name=stopped", "--resume").communicate(timeout=200)
     assert stdout, stderr
     ours, theirs = (load_file(tmp_path / "runs" / name / "last" / "model.safetensors") for name in ("stopped", "whole"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -85,8 +102,28 @@ def test_a_stopped_team_goes_on_to_the_same_end(config: Config, tmp_path: Path) 
     ]
 
 
-def test_a_batch_that_cannot_be_shared_is_refused(config: Config, tmp_path: Path) -> None:
-    process = torchrun(tmp_path, "--name=odd", "--train.batch_size=25")
+def test_a_name_in_use_is_refused_by_the_leader_alone(config: Config, tmp_path: Path, torchrun: Start) -> None:
+    (tmp_path / "runs" / "taken").mkdir(parents=True)
+    (tmp_path / "runs" / "taken" / "mine").touch()
+    process = torchrun("--name=taken")
+    stdout, stderr = process.communicate(timeout=100)
+    assert process.returncode != 0
+    assert stdout == ""
+    assert stderr.count("runs/taken exists already") == 1
+    assert "gloo" not in stderr  # no follower was left waiting for a message
+
+
+def test_a_finished_run_is_not_trained_again(config: Config, tmp_path: Path, torchrun: Start) -> None:
+    finished = train(
+        dataclasses.replace(config, name="done", train=dataclasses.replace(config.train, precision="fp32"))
+    )
+    stdout, stderr = torchrun("--name=done", "--resume", f"--runs_dir={config.runs_dir}").communicate(timeout=100)
+    assert json.loads(stdout)["test/acc"] == finished["test/acc"]
+    assert stderr.count("is finished already") == 1
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(config: Config, tmp_path: Path, torchrun: Start) -> None:
+    process = torchrun("--name=odd", "--train.batch_size=25")
     stdout, stderr = process.communicate(timeout=100)
     assert process.returncode != 0
     assert stdout == ""
@@ -94,8 +131,8 @@ def test_a_batch_that_cannot_be_shared_is_refused(config: Config, tmp_path: Path
     assert not (tmp_path / "runs").exists()
 
 
-def test_seeds_side_by_side_and_a_team_are_refused_together(config: Config, tmp_path: Path) -> None:
-    _, stderr = torchrun(tmp_path, "--seeds=[0, 1]").communicate(timeout=100)
+def test_seeds_side_by_side_and_a_team_are_refused_together(config: Config, tmp_path: Path, torchrun: Start) -> None:
+    _, stderr = torchrun("--seeds=[0, 1]").communicate(timeout=100)
     assert "seeds: expected null: torchrun trains one seed at a time" in stderr
     assert not (tmp_path / "runs").exists()
 

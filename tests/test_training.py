@@ -21,9 +21,10 @@ from vit import compute, data, training
 from vit.checks import UsageError
 from vit.cli import Interrupted
 from vit.config import AugmentConfig, Config, DataConfig, OptimConfig, TrainConfig, ViTConfig
+from vit.data import Splits
 from vit.device import parts_of
 from vit.runs import train
-from vit.training import Splits, Training, seed_of
+from vit.training import Training, seed_of
 
 Make = Callable[..., Config]
 

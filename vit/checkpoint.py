@@ -19,6 +19,15 @@ from vit.model import VisionTransformer
 
 FORMAT = 1
 
+# What model hubs read of a card.
+FRONT_MATTER = """---
+license: mit
+library_name: pytorch
+pipeline_tag: image-classification
+datasets:
+- uoft-cs/cifar10
+---"""
+
 
 def save_checkpoint(folder: Path, model: VisionTransformer, config: Config, results: dict[str, Any]) -> None:
     """Write the three files; each replaces its predecessor whole.
@@ -51,15 +60,8 @@ def card(config: Config, results: dict[str, Any]) -> str:
     """A model card (Mitchell et al. 2019) in the form that model hubs show."""
     model = config.model
     rows = "".join(f"| {key} | {value} |\n" for key, value in results.items())
-    kind = "one-head" if set(model.block_heads) == {1} else "multi-head"
-    return f"""---
-license: mit
-library_name: pytorch
-pipeline_tag: image-classification
-datasets:
-- uoft-cs/cifar10
----
-# {config.name}: a {kind} Vision Transformer for CIFAR-10
+    return f"""{FRONT_MATTER}
+# {config.name}: a {kind(model)} Vision Transformer for CIFAR-10
 
 Classifies {model.image_size} x {model.image_size} colour images into {", ".join(data.LABELS)}.
 Trained on CIFAR-10 alone, for study and comparison; it knows nothing beyond these ten classes.
@@ -76,6 +78,10 @@ model = vit.load("path/to/this/folder")
 logits = model(model.preprocess(image))
 ```
 """
+
+
+def kind(config: ViTConfig) -> str:
+    return "one-head" if set(config.block_heads) == {1} else "multi-head"
 
 
 def find(source: str | Path) -> Path:

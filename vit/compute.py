@@ -93,6 +93,15 @@ def device_name(device: torch.device, processes: int = 1) -> str:
     return f"{found[1] if found else platform.processor()}, threads: {processes * torch.get_num_threads()}"
 
 
+def units_of(name: str) -> tuple[int, str]:
+    """How many of what a `device_name` stands for: (2, "core") or (1, "GPU")."""
+    threads = re.search(r", threads: (\d+)$|, (\d+) threads$", name)  # the second form is in older results
+    if threads:
+        return int(threads[1] or threads[2]), "core"
+    gpus = re.match(r"(\d+) x ", name)
+    return int(gpus[1]) if gpus else 1, "GPU"
+
+
 def gemm_flops_per_second(device: torch.device, dtype: torch.dtype) -> float:
     """The rate of a large matrix product, best of half a second: the ceiling that `compute/mfu` is a fraction of."""
     side = 8192 if device.type == "cuda" else 1024

@@ -108,6 +108,22 @@ def split_indices(labels: Tensor, config: DataConfig) -> tuple[Tensor, Tensor]:
     return torch.cat(train).sort().values, torch.cat(val).sort().values
 
 
+@dataclass(frozen=True)
+class Splits:
+    """Training, validation and test images and labels, on the device."""
+
+    train: Split
+    val: Split
+    test: Split
+
+    @classmethod
+    def load(cls, config: DataConfig, device: torch.device) -> "Splits":
+        (images, labels), test = load(config.root)
+        train, val = split_indices(labels, config)
+        parts = (images[train], labels[train]), (images[val], labels[val]), test
+        return cls(*((images.to(device), labels.to(device)) for images, labels in parts))
+
+
 def normalise(images: Tensor, mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD) -> Tensor:
     """uint8 (..., 3, H, W) to float32 with mean 0 and standard deviation 1 per channel over the training set."""
     return (images.float() / 255 - per_channel(mean, images.device)) / per_channel(std, images.device)

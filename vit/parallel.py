@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from vit.checks import UsageError, check
+
 
 @dataclass(frozen=True)
 class Team:
@@ -54,13 +56,22 @@ class Team:
 
 @contextmanager
 def gathered(device: torch.device) -> Iterator[tuple[Team, torch.device]]:
-    """The team of this process and its device, one GPU of the machine each; alone where torchrun did not start it."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    """The team of this process and its device, one GPU of the machine each; alone where torchrun did not start it.
+
+    Raises:
+        UsageError: the processes cannot work together on such a device.
+    """
+    if not dist.is_torchelastic_launched() or int(os.environ["WORLD_SIZE"]) == 1:
         yield Team(), device
         return
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        check(device.index in (None, 0), "device", "auto, cpu or cuda: torchrun gives each process a GPU", str(device))
+        check(local < gpus, "--nproc-per-node", f"at most the {gpus} GPUs here", os.environ["LOCAL_WORLD_SIZE"])
+        device = torch.device("cuda", local)
         torch.cuda.set_device(device)
+    elif device.type != "cpu":
+        raise UsageError(f"device: expected cpu or cuda under torchrun, got {device}")
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield Team(dist.get_rank(), dist.get_world_size()), device

@@ -1,7 +1,6 @@
 """What `publish.py` does: a finished run's best weights, measured once more, with a card that says what they are."""
 
 import json
-import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -53,7 +52,7 @@ def publish(config: PublishConfig) -> dict[str, Any]:
         raise UsageError(f"{target}: expected a new folder or a published checkpoint, but it holds {strange[0]}")
     model = checkpoint.load(best, device)
     description = checkpoint.describe(best)
-    other = "multi_head" if kind(model.config) == "one-head" else "one_head"
+    other = "multi_head" if checkpoint.kind(model.config) == "one-head" else "one_head"
     check(other not in target.name, "target", f"a name that fits heads {model.config.heads}", target.name)
     weights = small_enough(model.state_dict())
     model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
@@ -134,14 +133,8 @@ def card(description: dict[str, Any], target: Path) -> str:
         "seed": str(training["seed"]),
     }
     table = "".join(f"| {key} | {value} |\n" for key, value in rows.items())
-    return f"""---
-license: mit
-library_name: pytorch
-pipeline_tag: image-classification
-datasets:
-- uoft-cs/cifar10
----
-# {name}: a {kind(ViTConfig(**model))} Vision Transformer for CIFAR-10
+    return f"""{checkpoint.FRONT_MATTER}
+# {name}: a {checkpoint.kind(ViTConfig(**model))} Vision Transformer for CIFAR-10
 
 {model["depth"]} blocks, dim {model["dim"]}, heads {model["heads"]}, patch {model["patch_size"]}, \
 MLP ratio {model["mlp_ratio"]}. Every setting is in [config.json](config.json).{sibling(name)}
@@ -179,23 +172,17 @@ Licence: MIT, as the code. The pictures of CIFAR-10 are not part of it.
 """
 
 
-def kind(config: ViTConfig) -> str:
-    return "one-head" if set(config.block_heads) == {1} else "multi-head"
-
-
 def cost(results: dict[str, Any]) -> str:
     """The whole training in PFLOP and in minutes of a core or a GPU."""
-    minutes = results["compute/train_seconds"] / 60
-    threads = re.search(r"threads: (\d+)|(\d+) threads", results["device"])
-    gpus = re.match(r"(\d+) x ", results["device"])
-    count = int(threads[1] or threads[2]) if threads else int(gpus[1]) if gpus else 1
-    used = f"{minutes * count:.1f} {'core' if threads else 'GPU'}-minutes"
-    return f"{results['compute/train_flops'] / 1e15:.4g} PFLOP, {used}"
+    count, unit = compute.units_of(results["device"])
+    minutes = count * results["compute/train_seconds"] / 60
+    return f"{results['compute/train_flops'] / 1e15:.4g} PFLOP, {minutes:.1f} {unit}-minutes"
 
 
 def splits(training: dict[str, Any], results: dict[str, Any]) -> str:
     """Which images chose the weights."""
-    read = "The test split chose nothing: it was read at the end of the training, and once more for this card."
+    when = "at the end of the training, and once more for this card" if "train/test_acc" in results else "for this card"
+    read = f"The test split chose nothing: it was read {when}."
     if not training["data.val_images"]:
         return f"Trained on all 50000 training images; the last weights are the published ones. {read}"
     chosen = f"Validation ({training['data.val_images']} training images left out) chose the weights"
@@ -203,9 +190,6 @@ def splits(training: dict[str, Any], results: dict[str, Any]) -> str:
 
 
 def sibling(name: str) -> str:
-    """A link to the same model with one head instead of many, or the other way round, if the name has such a twin."""
-    for own, other in (("one_head", "multi_head"), ("multi_head", "one_head")):
-        if own in name:
-            twin = name.replace(own, other)
-            return f"\nIts sibling, equal but for the heads: [{twin}](../{twin}/README.md)."
-    return ""
+    """A link from one_head to multi_head and back; other names have no such twin."""
+    twin = {"one_head": "multi_head", "multi_head": "one_head"}.get(name)
+    return f"\nIts sibling, equal but for the heads: [{twin}](../{twin}/README.md)." if twin else ""

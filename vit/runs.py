@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,11 +11,12 @@ import torch
 from vit.checks import UsageError, check
 from vit.cli import Interrupted, say, stop_signals
 from vit.config import Config
+from vit.data import Splits
 from vit.device import pick_device
 from vit.parallel import Team, gathered
 from vit.run_folder import TITLES, accuracy_of, new_name, open_run, read_summary
 from vit.tracking import how_to_look
-from vit.training import Splits, Training
+from vit.training import Training
 
 
 def train(config: Config) -> dict[str, Any]:
@@ -54,8 +56,8 @@ def check_fits(config: Config, team: Team) -> None:
 
 def follow(config: Config, device: torch.device, splits: Splits, team: Team) -> dict[str, Any]:
     """The part of a process that does not lead: compute shares of batches in the run that the leader opened."""
-    folder, finished = team.tell(None)
-    if not finished:
+    folder = team.tell(None)
+    if folder is not None:  # else there is nothing to train, or the leader says why it cannot
         training = Training(config, folder, device, splits, team)
         with stop_signals() as received, training.stream:
             for _ in training.run(received):
@@ -87,9 +89,13 @@ def train_side_by_side(configs: list[Config], device: torch.device, splits: Spli
     alone: same weights, same rows, but for peak memory and, on a GPU, time and energy: they count what others take too.
     """
     with contextlib.ExitStack() as stack:
-        folders = [stack.enter_context(open_run(config)) for config in configs]
-        summaries = [read_summary(folder) for folder in folders]
-        team.tell((folders[0], summaries[0] is not None))
+        folder_to_follow: Path | None = None
+        try:
+            folders = [stack.enter_context(open_run(config)) for config in configs]
+            summaries = [read_summary(folder) for folder in folders]
+            folder_to_follow = folders[0] if summaries[0] is None else None
+        finally:
+            team.tell(folder_to_follow)
         received = stack.enter_context(stop_signals())
         running: dict[int, tuple[Training, Iterator[None]]] = {}
         failures: list[UsageError | Interrupted] = []

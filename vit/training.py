@@ -7,7 +7,6 @@ import math
 import shlex
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,9 @@ from vit import checkpoint, compute, data
 from vit.augment import augment
 from vit.checks import Diverged, UsageError
 from vit.cli import Interrupted, python_command, say
-from vit.config import Config, DataConfig
+from vit.config import Config
 from vit.cuda_graph import CudaGraph
-from vit.data import Split
+from vit.data import Splits
 from vit.device import autocast, images_per_pass, parts_of, precision_dtype
 from vit.evaluation import evaluate
 from vit.meters import Clock, Window
@@ -32,22 +31,6 @@ from vit.parallel import Team
 from vit.progress import Progress
 from vit.run_folder import source_commit, write_summary
 from vit.tracking import Row, Tracker, evaluation_media
-
-
-@dataclass(frozen=True)
-class Splits:
-    """Training, validation and test images and labels, on the device."""
-
-    train: Split
-    val: Split
-    test: Split
-
-    @classmethod
-    def load(cls, config: DataConfig, device: torch.device) -> "Splits":
-        (images, labels), test = data.load(config.root)
-        train, val = data.split_indices(labels, config)
-        parts = (images[train], labels[train]), (images[val], labels[val]), test
-        return cls(*((images.to(device), labels.to(device)) for images, labels in parts))
 
 
 class Training:
@@ -120,6 +103,7 @@ class Training:
         if config.compile and self.step < self.steps:
             self.compile()
         progress = Progress(self.step, self.steps, self.steps_per_epoch)
+        self.team.largest(0)  # when all are ready: how long they took to start is on no clock
         self.clock.start()
         signal = 0
         while self.step < self.steps and not (signal := self.team.largest(max(received, default=0))):
@@ -155,6 +139,7 @@ class Training:
         """`run` in a process that does not lead: the same steps and nothing else."""
         if self.config.train.compile and self.step < self.steps:
             self.compile()
+        self.team.largest(0)
         while self.step < self.steps and not self.team.largest(max(received, default=0)):
             self.train_step()
             yield
