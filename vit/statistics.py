@@ -54,11 +54,14 @@ def paired(a: Sequence[float], b: Sequence[float]) -> Paired:
 
     The 95 % interval is the bias-corrected and accelerated bootstrap of the mean difference (BCa; Efron 1987, "Better
     Bootstrap Confidence Intervals"). It is too narrow for few seeds (with normal differences it covers about 88 % at
-    n = 8), which is why `verdict` asks for the test too. The test flips the signs of the differences, which are as
-    likely as not if the arms do not differ (Fisher 1935, "The Design of Experiments"), in all 2^n ways up to 13 pairs,
-    in 9999 random ways above; it is exact where the differences are symmetric about 0, as they are if nothing differs. The 90 % interval is Student's, whose bounds are two one-sided tests at 5 % (Schuirmann
-    1987, "A Comparison of the Two One-Sided Tests Procedure and the Power Approach"): the bootstrap's would claim
-    equivalence too often.
+    n = 8), which is why `verdict` asks for the test too.
+
+    The test flips the signs of the differences, which are as likely as not if the arms do not differ (Fisher 1935, "The
+    Design of Experiments"): in all 2^n ways up to 13 pairs, in 9999 random ways above. It is exact where the
+    differences are symmetric about 0, as they are if nothing differs.
+
+    The 90 % interval is Student's, whose bounds are two one-sided tests at 5 % (Schuirmann 1987, "A Comparison of the
+    Two One-Sided Tests Procedure and the Power Approach"). The bootstrap's would claim equivalence too often.
 
     Args:
         a, b: one value per seed, in the same order of seeds, (n,) each; 12 significant digits of them count.
