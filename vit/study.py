@@ -24,7 +24,6 @@ claims:                                # what is said, and the comparison that d
 
 import itertools
 import json
-import math
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +33,7 @@ import yaml
 from vit.checks import UsageError, check, check_folder_name, check_seeds, check_types
 from vit.cli import parse
 from vit.config import Config, flatten
+from vit.statistics import pairs_needed
 
 # What a study itself sets, and what it leaves to the command that runs it.
 RESERVED = ("name", "seed", "seeds", "resume", "runs_dir", "train.test")
@@ -169,7 +169,7 @@ class Study:
         twice = set(self.comparisons) & set(self.interactions)
         check(not twice, "interactions", "labels that no comparison has", sorted(twice))
         if self.claims:
-            needed = pairs_needed(len(self.claims))
+            needed = pairs_needed(comparisons=len(self.claims))
             enough = len(self.seeds) >= needed
             check(
                 enough,
@@ -218,11 +218,6 @@ class Study:
 def overrides(settings: dict[str, Any]) -> list[str]:
     """Settings as `train.py` takes them on its command line."""
     return [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in settings.items()]
-
-
-def pairs_needed(claims: int) -> int:
-    """Fewest seeds with which the smallest p of a sign-flip test, 2 / 2^n, is below 0.05 / claims."""
-    return math.ceil(1 + math.log2(claims / 0.05))
 
 
 def load_study(path: str) -> Study:
