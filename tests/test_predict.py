@@ -296,7 +296,8 @@ class TestCommand:
                 door(main, PredictConfig)
             except SystemExit as stop:
                 print("exit", stop.code)
-            print([name for name in ("torch", "wandb", "torchvision", "torch._dynamo", "timm") if name in sys.modules])
+            slow = ("torch", "wandb", "torchvision", "torch._dynamo", "timm", "sympy")
+            print([name for name in slow if name in sys.modules])
         """
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
 

@@ -167,7 +167,9 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> VisionTransf
     with torch.device("meta"):
         model = VisionTransformer(config)
     weights = read_weights(folder / "model.safetensors", {k: tuple(v.shape) for k, v in model.state_dict().items()})
-    model.to_empty(device=device).load_state_dict(weights)
+    # Assigned: filling an empty model would import what torch.compile needs. Copied: what safetensors gives may be the
+    # mapped file, which another process could replace.
+    model.load_state_dict({name: tensor.to(device, copy=True) for name, tensor in weights.items()}, assign=True)
     model.labels = tuple(description["labels"])
     model.preprocess = data.Preprocess(config.image_size, tuple(description["mean"]), tuple(description["std"]))
     model.precision, model.eval_batch_size = evaluated.precision, evaluated.eval_batch_size
