@@ -2,6 +2,7 @@
 
 import vit
 model = vit.load("runs/multi_head")
+print(model.predict("cat.png"))  # [{"label": "cat", "score": 0.97}, ...]
 logits = model(model.preprocess(image))
 """
 

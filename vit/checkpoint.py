@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vit import compute, data
 from vit.checks import UsageError
-from vit.config import Config, ViTConfig, flatten
+from vit.config import Config, TrainConfig, ViTConfig, flatten
 from vit.files import atomic
 from vit.model import VisionTransformer
 
@@ -141,9 +141,9 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> VisionTransf
         source: a run folder (its best weights) or a checkpoint folder.
 
     Returns:
-        The model in eval mode on `device`, with `labels`, the class names in the order of the logits, and
-        `preprocess`, which turns a picture (PIL image, uint8 array H x W x 3, or uint8 tensor (..., 3, H, W))
-        into what the model takes.
+        The model in eval mode on `device`, ready to `predict`, with `labels`, the class names in the order of the
+        logits, and `preprocess`, which turns a picture (PIL image, uint8 array H x W x 3, or uint8 tensor
+        (..., 3, H, W)) into what the model takes.
 
     Raises:
         UsageError: no checkpoint there, or a file is damaged, foreign, or does not fit the other.
@@ -153,8 +153,12 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> VisionTransf
     unknown = set(description["model"]) - {field.name for field in fields(ViTConfig)}
     if unknown:
         raise UsageError(f"{folder / 'config.json'}: model.{min(unknown)}: no such setting")
+    training = description["training"]
     try:
         config = ViTConfig(**description["model"])
+        evaluated = TrainConfig(
+            precision=training.get("train.precision", "auto"), eval_batch_size=training.get("train.eval_batch_size")
+        )
     except UsageError as error:
         raise UsageError(f"{folder / 'config.json'}: {error}") from None
     if len(description["labels"]) != config.classes:
@@ -163,9 +167,12 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> VisionTransf
     with torch.device("meta"):
         model = VisionTransformer(config)
     weights = read_weights(folder / "model.safetensors", {k: tuple(v.shape) for k, v in model.state_dict().items()})
-    model.to_empty(device=device).load_state_dict(weights)
+    # Assigned: filling an empty model would import what torch.compile needs. Copied: what safetensors gives may be the
+    # mapped file, which another process could replace.
+    model.load_state_dict({name: tensor.to(device, copy=True) for name, tensor in weights.items()}, assign=True)
     model.labels = tuple(description["labels"])
     model.preprocess = data.Preprocess(config.image_size, tuple(description["mean"]), tuple(description["std"]))
+    model.precision, model.eval_batch_size = evaluated.precision, evaluated.eval_batch_size
     return model.eval()
 
 

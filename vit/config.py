@@ -325,6 +325,34 @@ class EvalConfig:
 
 
 @dataclass
+class PredictConfig:
+    """Classify pictures.
+
+    Args:
+        checkpoint: run folder (its best weights) or checkpoint folder.
+        images: files, folders (read to their depths), patterns in quotes, or - for a list of files on stdin.
+        topk: how many classes to give for each picture.
+        format: table to read; json, an object per picture and line; csv, a row per picture and class.
+        attention: new folder for a picture of what each head looks at, per image.
+        device: auto, cpu, cuda, cuda:1, mps.
+        batch_size: images per forward pass; null is that of the training.
+    """
+
+    checkpoint: str
+    images: list[str]
+    topk: int = 5
+    format: Literal["table", "json", "csv"] = "table"
+    attention: str | None = None
+    device: str = "auto"
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check(self.topk > 0, "topk", "a number above 0", self.topk)
+        check(self.batch_size is None or self.batch_size > 0, "batch_size", "a number above 0", self.batch_size)
+
+
+@dataclass
 class PublishConfig:
     """Write a finished run's best weights, measured, with a model card, into a folder to be committed.
 

@@ -7,6 +7,7 @@ the weights load into timm's `VisionTransformer(global_pool="avg" | "token", fc_
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -122,9 +123,11 @@ class VisionTransformer(nn.Module):
     same `torch.manual_seed`, bit-equal initial weights.
     """
 
-    # What the logits mean and how pictures become input; `vit.load` sets both from the checkpoint.
+    # What the logits mean, how pictures become input, and how to compute; `vit.load` sets all from the checkpoint.
     labels: tuple[str, ...] = ()
     preprocess: Callable[..., Tensor]
+    precision: str = "auto"
+    eval_batch_size: int | None = None
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
@@ -183,6 +186,27 @@ class VisionTransformer(nn.Module):
         x = x.mean(dim=1) if self.cls_token is None else x[:, 0]  # (B, D)
         logits = self.head(x)  # (B, classes)
         return (logits, attention) if return_attention else logits
+
+    def predict(self, images: Any, topk: int = 5, batch_size: int | None = None) -> list[Any]:
+        """Classify pictures as they come.
+
+        Args:
+            images: one picture or a list of them: a path, a file object, a PIL image, a uint8 array (H, W, 3) or
+                (H, W), or a uint8 tensor (3, H, W).
+            topk: how many classes to give.
+            batch_size: pictures per forward pass; null is what suits the device. Only so many are held at once.
+
+        Returns:
+            For one picture a list of `{"label": name, "score": probability}`, the most probable first; for a list of
+            pictures a list of such lists.
+
+        Raises:
+            PictureError: a file is not a picture, damaged or too large.
+            ValueError: an array or tensor of another type or shape, or the model is not one that `vit.load` gave.
+        """
+        from vit.predict import predict
+
+        return predict(self, images, topk, batch_size)
 
 
 def sincos_positions(config: ViTConfig) -> Tensor:
