@@ -1,9 +1,7 @@
 """A checkpoint comes whole from a folder, the Hugging Face hub or W&B, and nothing else is followed."""
 
-import base64
 import json
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -122,7 +120,7 @@ class TestHub:
         with pytest.raises(UsageError, match="hf-hub:tester/none: there is no such repository"):
             vit.load("hf-hub:tester/none")
         hub.repositories["tester/foreign"] = {"config.json": b'{"architecture": "resnet18"}', "model.safetensors": b""}
-        with pytest.raises(UsageError, match="config.json: not a checkpoint of this project"):
+        with pytest.raises(UsageError, match=r"config.json: not a checkpoint of this project"):
             vit.load("hf-hub:tester/foreign")
         hub.repositories["tester/empty"] = {"README.md": b""}
         with pytest.raises(UsageError, match="hf-hub:tester/empty: not a checkpoint or run folder"):
@@ -131,7 +129,9 @@ class TestHub:
         with pytest.raises(UsageError, match="hf-hub:tester/other: "):
             vit.load("hf-hub:tester/other")
 
-    @pytest.mark.parametrize("name", ["", "tiny", "../tiny", "a/../b", "a/..", "a/b/c", "a/b@main", "http://x/y", "a b/c"])
+    @pytest.mark.parametrize(
+        "name", ["", "tiny", "../tiny", "a/../b", "a/..", "a/b/c", "a/b@main", "http://x/y", "a b/c"]
+    )
     def test_odd_names_are_refused_before_anything_is_asked(self, hub: HubServer, name: str) -> None:
         with pytest.raises(UsageError, match="expected hf-hub:owner/name"):
             vit.load(f"hf-hub:{name}")
@@ -150,7 +150,7 @@ class TestHub:
         assert 'vit.load("hf-hub:tester/pushed")' in card
         assert same(VisionTransformer.from_pretrained("tester/pushed"), model)
         hub.broken = True
-        with pytest.raises(UsageError, match="hf-hub:tester/pushed: the transfer failed .*500"):
+        with pytest.raises(UsageError, match=r"hf-hub:tester/pushed: the transfer failed .*500"):
             model.push_to_hub("tester/pushed", token="hf_test")
 
 
@@ -162,14 +162,64 @@ class TestSavePretrained:
         for name in ("config.json", "model.safetensors"):
             assert (tmp_path / "new" / "copy" / name).read_bytes() == (folder / name).read_bytes()
         card = (tmp_path / "new" / "copy" / "README.md").read_text()
-        for part in ("# copy: a multi-head", "| val/acc | 0.5 |", "| optim.lr | 0.02 |", "CIFAR-10", "not for decisions"):
+        for part in (
+            "# copy: a multi-head",
+            "| val/acc | 0.5 |",
+            "| optim.lr | 0.02 |",
+            "45000 training",
+            "not for dec",
+        ):
             assert part in card
 
     def test_a_model_of_which_nothing_is_known_is_not_saved(self, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match="expected a model from vit.load"):
+        with pytest.raises(UsageError, match=r"expected a model from vit.load"):
             VisionTransformer(ViTConfig(dim=16, depth=1)).save_pretrained(tmp_path / "folder")
         assert not (tmp_path / "folder").exists()
 
     def test_a_folder_goes_before_the_hub(self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path.parent)
         assert same(VisionTransformer.from_pretrained(f"{tmp_path.name}/tiny"), vit.load(folder))
+
+
+class TestWandb:
+    def upload(self, folder: Path, tmp_path: Path) -> None:
+        (tmp_path / "run").mkdir()
+        tracker = Tracker(tmp_path / "run", Config(name="tiny", wandb=WandbConfig(project="heads")))
+        tracker.wandb.upload(folder, "tiny", ["best"], {})
+        tracker.finish()
+
+    def test_what_training_uploads_loads_again(self, folder: Path, tmp_path: Path, wandb_server: WandbServer) -> None:
+        (folder / "other.bin").write_bytes(b"more")
+        self.upload(folder, tmp_path)
+        assert same(vit.load("wandb:tester/heads/tiny:best"), vit.load(folder))
+        fetched = sources.fetch("wandb:tester/heads/tiny:best")
+        assert {path.name for path in fetched.iterdir()} == set(sources.FILES)
+        assert fetched.is_relative_to(tmp_path / "cache")
+        with pytest.raises(UsageError, match=r"wandb:tester/heads/tiny:none: the transfer failed \(.*not found"):
+            vit.load("wandb:tester/heads/tiny:none")
+
+    def test_references_are_not_followed(self, folder: Path, tmp_path: Path, wandb_server: WandbServer) -> None:
+        self.upload(folder, tmp_path)
+        manifest = json.loads(wandb_server.storage["/storage/m"])
+        manifest["contents"]["config.json"]["ref"] = "file:///etc/passwd"
+        wandb_server.storage["/storage/m"] = json.dumps(manifest).encode()
+        with pytest.raises(UsageError, match=r"config.json is a reference to file:///etc/passwd, which is not"):
+            vit.load("wandb:tester/heads/tiny:best")
+
+    def test_without_an_account_nothing_is_asked(self) -> None:
+        with pytest.raises(UsageError, match="wandb:tester/heads/tiny:best: not logged in to W&B"):
+            vit.load("wandb:tester/heads/tiny:best")
+
+    def test_without_network(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+        monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+        monkeypatch.setattr(sources, "WANDB_TIMEOUT", 1)
+        with pytest.raises(UsageError, match="wandb:tester/heads/tiny:best: the transfer failed"):
+            vit.load("wandb:tester/heads/tiny:best")
+
+    @pytest.mark.parametrize(
+        "name", ["", "tiny", "heads/tiny:best", "a/b/c", "../b/c:best", "a/../c:best", "a/b/c:x:y"]
+    )
+    def test_odd_names_are_refused(self, name: str) -> None:
+        with pytest.raises(UsageError, match="expected wandb:entity/project/name:alias"):
+            vit.load(f"wandb:{name}")

@@ -21,6 +21,7 @@ from vit.model import VisionTransformer
 
 FORMAT = 1
 
+
 def save_checkpoint(folder: Path, model: VisionTransformer, config: Config, results: dict[str, Any]) -> None:
     """Write the three files of a model in training; each replaces its predecessor whole.
 
@@ -152,9 +153,8 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> VisionTransf
     if len(description["labels"]) != config.classes:
         count = len(description["labels"])
         raise UsageError(f"{folder / 'config.json'}: labels: expected {config.classes} names, got {count}")
-    weights = folder / "model.safetensors"
-    model = build(config, weights)
-    tensors = read_weights(weights, {k: tuple(v.shape) for k, v in model.state_dict().items()})
+    tensors = read_weights(folder / "model.safetensors")
+    model = fitting(config, tensors, folder)
     model.to_empty(device=device).load_state_dict(tensors)
     model.description = description
     model.labels = tuple(description["labels"])
@@ -162,33 +162,41 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> VisionTransf
     return model.eval()
 
 
-def build(config: ViTConfig, path: Path) -> VisionTransformer:
-    """The model without weights, unless it would be far larger than the file that should hold them."""
-    if config.depth > path.stat().st_size:
-        raise UsageError(f"{path}: too small for the {config.depth} blocks that config.json asks for")
-    try:
-        with torch.device("meta"):
-            return VisionTransformer(config)
-    except (RuntimeError, TypeError, OverflowError):  # sizes beyond 64 bits
-        raise UsageError(f"{path.parent / 'config.json'}: model: expected sizes that a tensor can have") from None
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, in float32.
 
-
-def read_weights(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """Read a safetensors file that holds exactly the tensors named, of these shapes, and nothing but finite numbers."""
+    Raises:
+        UsageError: it is damaged or something else, or holds NaN or infinity.
+    """
     try:
         with safe_open(path, framework="pt") as file:
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            for name in sorted(shapes.keys() | found.keys()):
-                if found.get(name) != shapes.get(name):
-                    have, want = (str(side.get(name, "absent")) for side in (found, shapes))
-                    raise UsageError(f"{path}: {name} is {have}, config.json asks for {want}")
-            tensors = {name: file.get_tensor(name).float() for name in found}
+            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise UsageError(f"{path}: damaged or not a safetensors file ({error})") from None
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise UsageError(f"{path}: {name} holds NaN or infinity")
     return tensors
+
+
+def fitting(config: ViTConfig, tensors: dict[str, Tensor], folder: Path) -> VisionTransformer:
+    """The model without its weights, if exactly these tensors fit it.
+
+    Raises:
+        UsageError: they do not; the text names the first that is missing, strange or of another shape.
+    """
+    path = folder / "model.safetensors"
+    try:
+        with torch.device("meta"):
+            model = VisionTransformer(config)
+    except (RuntimeError, TypeError, OverflowError):  # beyond 64 bits
+        raise UsageError(f"{folder / 'config.json'}: model: expected sizes that a tensor can have") from None
+    shapes, found = ({name: tuple(t.shape) for name, t in side.items()} for side in (model.state_dict(), tensors))
+    for name in sorted(shapes.keys() | found.keys()):
+        if found.get(name) != shapes.get(name):
+            have, want = (str(side.get(name, "absent")) for side in (found, shapes))
+            raise UsageError(f"{path}: {name} is {have}, config.json asks for {want}")
+    return model
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:

@@ -44,6 +44,7 @@ class ViTConfig:
         check_types(self, "model.")
         for key in ("image_size", "patch_size", "channels", "classes", "dim", "depth"):
             check(getattr(self, key) > 0, f"model.{key}", "a number above 0", getattr(self, key))
+        check(self.depth <= 1000, "model.depth", "at most 1000", self.depth)
         divides = self.image_size % self.patch_size == 0
         check(divides, "model.patch_size", f"a divisor of image_size {self.image_size}", self.patch_size)
         if isinstance(self.heads, list):

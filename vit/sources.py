@@ -9,6 +9,8 @@ from vit.checks import UsageError
 # All that is ever fetched of a checkpoint.
 FILES = ("config.json", "model.safetensors", "README.md")
 
+WANDB_TIMEOUT = 20  # seconds to wait for an answer
+
 FORMS = "a run or checkpoint folder, hf-hub:owner/name or wandb:entity/project/name:alias"
 
 
@@ -30,7 +32,7 @@ def fetch(source: str | Path) -> Path:
 
 
 def from_hub(source: str, name: str) -> Path:
-    """The newest snapshot of a model repository on the Hugging Face hub, or the cached one where there is no network."""
+    """The newest snapshot of a model repository on the Hugging Face hub, or without network the cached one."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
     from huggingface_hub.utils import validate_repo_id
@@ -65,10 +67,12 @@ def from_wandb(source: str, name: str) -> Path:
     try:
         if not wandb.login(prompt=False, verify=False):
             raise UsageError(f"{source}: not logged in to W&B: wandb login, or the variable WANDB_API_KEY")
-        artifact = wandb.Api(timeout=20).artifact(name, type="model")
+        artifact = wandb.Api(timeout=WANDB_TIMEOUT).artifact(name, type="model")
+        if not re.fullmatch(r"v\d+", artifact.version):
+            raise UsageError(f"{source}: expected a version like v0, got {artifact.version!r}")
         entries = {file: artifact.manifest.entries.get(file) for file in FILES}
-        version = "--".join(re.sub(r"[^\w.-]", "-", part) for part in (*name.split(":")[0].split("/"), artifact.version))
-        folder = Path(get_cache_dir()) / "checkpoints" / version
+        place = name.partition(":")[0].replace("/", "--")
+        folder = Path(get_cache_dir()) / "checkpoints" / f"{place}--{artifact.version}"
         for file, entry in entries.items():
             if entry is not None and entry.ref is not None:  # anywhere at all, a file of this machine too
                 raise UsageError(f"{source}: {file} is a reference to {entry.ref}, which is not followed")
