@@ -42,25 +42,24 @@ class Settings:
         check(self.rounds > 1, "rounds", "2 or more, for a median with quartiles", self.rounds)
 
 
-@torch.inference_mode()
 def main(settings: Settings) -> dict[str, Any]:
     need("onnx", "onnxscript", "onnxruntime")
     model = checkpoint.load(settings.checkpoint)
     _, (images, _) = data.load("data")
-    with torch.inference_mode(False):
-        exported = {f"{name} file": RUN[name](EXPORT[name](model, True)) for name in EXPORT}
+    exported = {f"{name} file": RUN[name](EXPORT[name](model, True)) for name in EXPORT}
     runs = {"eager": lambda x: model(model.preprocess(x)), **exported}
     results = []
-    say(f"{'batch':>6}  {'':10}{'ms':>9}{'quartiles':>18}{'eager / it':>12}")
+    say(f"{'batch':>6}  {'':10}{'ms':>9}{'quartiles':>22}{'eager / it':>12}")
     for size in settings.batch_sizes:
         x = images[:size].contiguous()
         tasks: dict[str, Task] = {name: partial(run, x) for name, run in runs.items()}
-        seconds = measure(tasks, torch.device("cpu"), settings.rounds)
+        with torch.inference_mode():
+            seconds = measure(tasks, torch.device("cpu"), settings.rounds)
         for name, times in seconds.items():
             low, middle, high = (1000 * each for each in statistics.quantiles(times, n=4, method="inclusive"))
             ratio = statistics.median(mine / its for mine, its in zip(seconds["eager"], times, strict=True))
             results.append({"batch_size": size, "what": name, "milliseconds": middle, "eager_over_it": ratio})
-            say(f"{size:6}  {name:10}{middle:9.3f}{f'{low:.3f} to {high:.3f}':>18}{ratio:11.2f}x")
+            say(f"{size:6}  {name:10}{middle:9.3f}{f'{low:.3f} to {high:.3f}':>22}{ratio:11.2f}x")
     return {"device": compute.device_name(torch.device("cpu")), "torch": torch.__version__, "results": results}
 
 

@@ -17,8 +17,10 @@ from torch import Tensor
 import vit
 from vit import checkpoint, data
 from vit.checks import UsageError
+from vit.cli import parse
 from vit.config import AugmentConfig, Config, DataConfig, OptimConfig, TrainConfig, ViTConfig
 from vit.model import VisionTransformer
+from vit.results import material
 from vit.runs import train
 from vit.timm_bridge import initial_weights
 
@@ -245,3 +247,13 @@ class TestTraining:
     def test_init_says_whose_weights(self, init: str) -> None:
         with pytest.raises(UsageError, match="init: expected timm: and a name"):
             Config(init=init)
+
+    def test_null_is_the_default_so_that_older_rows_and_runs_are_still_the_same(self) -> None:
+        assert parse(Config, ["--init=null"]).init is None
+        assert parse(Config, ["--init=timm:vit_tiny_patch16_224"]).init == "timm:vit_tiny_patch16_224"
+        assert material(Config())["init"] is None
+
+    def test_without_timm_one_line_says_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        with pytest.raises(UsageError, match="the package timm is not installed: pip install timm"):
+            initial_weights("timm:vit_tiny_patch16_224", ViTConfig())

@@ -6,17 +6,19 @@ missing or strange unless told, and takes longer to import than all of `vit`.
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
+
+    from vit.model import VisionTransformer
 
 
 class Pretrained:
     """What a model can do with files and hubs, which are imported when asked for."""
 
-    @classmethod
-    def from_pretrained(cls, source: str | Path, device: "str | torch.device" = "cpu") -> Self:
+    @staticmethod
+    def from_pretrained(source: str | Path, device: "str | torch.device" = "cpu") -> "VisionTransformer":
         """`vit.load`, which also takes a bare `owner/name` for a repository on the hub; a folder here goes first.
 
         Raises:
@@ -26,7 +28,7 @@ class Pretrained:
 
         if str(source).count("/") == 1 and ":" not in str(source) and not Path(source).exists():
             source = f"hf-hub:{source}"
-        return checkpoint.load(source, device)  # type: ignore[return-value]
+        return checkpoint.load(source, device)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json, model.safetensors and a model card; what is in the way of them is replaced.

@@ -68,6 +68,8 @@ def publish(config: PublishConfig) -> dict[str, Any]:
     trained = parse(Config, overrides(description["training"]))
     # Without folders and accounts of the machine that trained it.
     description["training"] = {"name": target.name, **material(trained)}
+    if trained.init is not None:
+        description["training"]["init"] = f"timm:{Path(trained.init.removeprefix('timm:')).name}"
     chosen = description["results"]
     description["results"] = {
         "test/acc": result.acc,
@@ -133,6 +135,8 @@ def card(description: dict[str, Any], target: Path) -> str:
         "forward FLOPs an image (2 per multiply-accumulate)": f"{results['model/forward_flops']:,}",
         "seed": str(training["seed"]),
     }
+    if training.get("init"):
+        rows["started from"] = training["init"]
     table = "".join(f"| {key} | {value} |\n" for key, value in rows.items())
     return f"""{FRONT_MATTER}
 # {name}: a {kind(ViTConfig(**model))} Vision Transformer for CIFAR-10
