@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vit.config import ViTConfig
+from vit.pretrained import Pretrained
 
 
 class PatchEmbed(nn.Module):
@@ -116,18 +117,19 @@ class Block(nn.Module):
         return branch * mask / keep
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(nn.Module, Pretrained):
     """A plain pre-norm ViT (Dosovitskiy et al. 2020) whose attention has one head, many, or a number per block.
 
     Models that differ only in `heads` (with head_dim null) have equal parameters, equal FLOPs and, built after the
     same `torch.manual_seed`, bit-equal initial weights.
     """
 
-    # What the logits mean, how pictures become input, and how to compute; `vit.load` sets all from the checkpoint.
+    # What the logits mean, how pictures become input, how to compute, and all else that is known; `vit.load` sets them.
     labels: tuple[str, ...] = ()
     preprocess: Callable[..., Tensor]
     precision: str = "auto"
     eval_batch_size: int | None = None
+    description: dict[str, Any] | None = None
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
@@ -175,7 +177,7 @@ class VisionTransformer(nn.Module):
             raise ValueError(f"expected images of shape (B, {C}, {side}, {side}), got {tuple(x.shape)}")
         x = self.patch_embed(x)  # (B, N, D)
         if self.cls_token is not None:
-            x = torch.cat([self.cls_token.to(x.dtype).expand(len(x), -1, -1), x], dim=1)
+            x = torch.cat([self.cls_token.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
         # In the projection's precision: a float32 sum would carry float32 through every block under autocast.
         x = x + self.pos_embed.to(x.dtype)
         attention = []
