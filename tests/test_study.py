@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from vit.checks import UsageError
-from vit.results import Results, material
-from vit.study import Run, load_study
+from vit.results import Results, material, unpack
+from vit.study import Run, load_study, pairs_needed
 
 ROOT = Path(__file__).parents[1]
 
@@ -60,11 +60,20 @@ def rows(path: str) -> list[dict[str, str]]:
 
 
 # What differs between two trainings of the same thing.
-NOISE = {"compute/train_seconds", "compute/peak_memory_bytes", "device"}
+NOISE = {
+    "compute/train_seconds",
+    "compute/peak_memory_bytes",
+    "inference/batch_1_seconds",
+    "inference/batch_256_seconds",
+    "device",
+}
 
 
 def study_rows(path: str) -> list[dict[str, str]]:
     return [{key: value for key, value in row.items() if key not in NOISE} for row in rows(path)]
+
+
+CLAIM = {"aspect": "cost", "claim": "dear", "test": "it is", "comparison": "four against one", "expects": "more"}
 
 
 @pytest.mark.parametrize(
@@ -95,6 +104,21 @@ def study_rows(path: str) -> list[dict[str, str]]:
         ({"tuning": {"grid": {}, "seeds": [9]}}, "tuning.grid: expected a list of values for each key"),
         ({"tuning": {"grid": {"model.heads": [1]}, "seeds": [9]}}, "arms.one: expected settings that are not tuned"),
         ({"tuning": {"grid": {"optim.lr": [0.1]}}}, "tuning.seeds: expected a value"),
+        (
+            {"tuning": {"grid": {"optim.lr": [0.1]}, "arms": {"two": {"optim.lr": [0.2]}}, "seeds": [9]}},
+            "tuning.arms.two: expected an arm (one, four)",
+        ),
+        ({"comparisons": {"gain": ["one", "two"]}}, "comparisons.gain: expected two different ones of one, four"),
+        ({"comparisons": {"gain": ["one", "one"]}}, "comparisons.gain: expected two different ones"),
+        (
+            {"interactions": {"twist": ["gain", "loss"]}},
+            "interactions.twist: expected two different ones of four against",
+        ),
+        ({"margin": 0}, "margin: expected a number of percentage points above 0"),
+        ({"claims": [CLAIM | {"comparison": "gain"}]}, "claims.comparison: expected one of four against one"),
+        ({"claims": [CLAIM | {"expects": "better"}]}, "claims.expects: expected more or less or same"),
+        ({"claims": [CLAIM | {"effect": 1}]}, "claims.effect: expected one of aspect, claim, test"),
+        ({"claims": [CLAIM]}, "seeds: expected at least 6, or no test of 1 claims can be significant, got [0, 1]"),
     ],
 )
 def test_what_cannot_be_run_is_refused_in_one_line(write: Any, changes: dict, message: str) -> None:
@@ -183,7 +207,10 @@ def test_stopped_or_killed_and_started_again_it_ends_with_the_same_rows(write: A
     assert {arm: done["n"] for arm, done in arms.items()} == {"one": 2, "four": 2}
     expected = study_rows(path)
     assert [(row["arm"], row["seed"]) for row in expected] == [("four", "0"), ("four", "1"), ("one", "0"), ("one", "1")]
-    assert all(0 < float(row["test/acc"]) < 1 for row in expected)
+    for row in expected:
+        correct = unpack(row["test/correct"])
+        assert 0 < correct.sum() == pytest.approx(10000 * float(row["test/acc"]))  # image by image
+        assert json.loads(row["curve"]) == [[int(row["compute/train_flops"]), float(row["best/val_acc"])]]
 
     # Finished: nothing is trained again, even without the run folders.
     (tmp_path / "runs").rename(tmp_path / "first")
@@ -211,6 +238,29 @@ def test_stopped_or_killed_and_started_again_it_ends_with_the_same_rows(write: A
     killed.wait()
     assert compare(path).communicate(timeout=200)[0]
     assert study_rows(path) == expected
+
+
+def test_an_arm_may_be_tuned_over_a_grid_of_its_own(write: Any) -> None:
+    """An optimizer's learning rates are not another's."""
+    grids = {"grid": {"optim.lr": [0.01, 0.02]}, "arms": {"four": {"optim.lr": [0.001]}}, "seeds": [7]}
+    runs = load_study(write(tuning=grids)).tuning_runs()
+    assert [(run.arm, run.config.optim.lr) for run in runs] == [("one", 0.01), ("one", 0.02), ("four", 0.001)]
+
+
+def test_the_first_arm_is_compared_with_every_other_one_if_nothing_is_said(write: Any) -> None:
+    assert load_study(write()).comparisons == {"four against one": ["one", "four"]}
+
+
+def test_a_claim_is_about_a_column_of_numbers(write: Any, tmp_path: Path) -> None:
+    study = load_study(write(seeds=list(range(6)), claims=[CLAIM | {"metric": "device"}]))
+    with pytest.raises(UsageError, match=r"claims\.metric: expected one of best/val_acc, .*, got 'device'"):
+        Results(tmp_path / "results.csv", study)
+
+
+def test_a_sign_flip_test_can_reach_its_level_with_the_seeds_that_are_asked_for() -> None:
+    for claims in range(1, 20):
+        n = pairs_needed(claims)
+        assert 2 / 2**n * claims <= 0.05 < 2 / 2 ** (n - 1) * claims
 
 
 def test_tuning_comes_first_and_what_diverges_is_not_chosen(write: Any) -> None:

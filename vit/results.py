@@ -1,5 +1,6 @@
 """`results.csv` of a study: one tidy row for every finished run."""
 
+import base64
 import csv
 import io
 import json
@@ -7,19 +8,24 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from vit.checks import UsageError
+import numpy as np
+from numpy.typing import NDArray
+
+from vit.checks import UsageError, check
 from vit.config import Config, flatten
 from vit.files import atomic
 from vit.study import Run, Study
 
 # Which run it is, then what its summary says, then all its settings as JSON.
 IDENTITY = ("study", "phase", "arm", "choice", "seed")
-MEASURED = (
-    "best/val_acc", "test/acc", "test/loss", "test/ece", "train/loss", "model/params", "model/forward_flops",
-    "compute/train_flops", "compute/train_seconds", "compute/images_seen", "compute/peak_memory_bytes",
-    "compute/energy_joules", "attention/backend", "precision", "device", "torch", "commit",
+NUMBERS = (
+    "best/val_acc", "test/acc", "val/loss", "test/loss", "test/ece", "train/loss", "model/params",
+    "model/forward_flops", "compute/train_flops", "compute/train_seconds", "compute/images_seen",
+    "inference/batch_1_seconds", "inference/batch_256_seconds", "compute/peak_memory_bytes", "compute/energy_joules",
 )  # fmt: skip
-COLUMNS = (*IDENTITY, *MEASURED, "settings")
+MEASURED = (*NUMBERS, "attention/backend", "precision", "device", "torch", "commit")
+# Then which test images were right, as bits in base64, and [training FLOPs, validation accuracy] of every evaluation.
+COLUMNS = (*IDENTITY, *MEASURED, "test/correct", "curve", "settings")
 
 # What does not change the model that comes out, so that a run on other hardware or from another folder is the same run.
 IMMATERIAL = ("name", "device", "runs_dir", "resume", "seeds", "data.root")
@@ -33,12 +39,28 @@ def material(config: Config) -> dict[str, Any]:
     return {key: flat[key] for key in flat if key not in IMMATERIAL and not key.startswith("wandb.")}
 
 
+def pack(correct: list[bool]) -> str:
+    """Truth values as bits in base64, a hundredth of the text that a table of them would be."""
+    return base64.b64encode(np.packbits(correct).tobytes()).decode()
+
+
+def unpack(text: str) -> NDArray[np.bool]:
+    """The values of `pack`, with false ones after them up to a multiple of 8."""
+    return np.unpackbits(np.frombuffer(base64.b64decode(text), dtype=np.uint8)).astype(bool)
+
+
 class Results:
-    """The rows by their run's key, and the file that holds them."""
+    """The rows by their run's key, and the file that holds them.
+
+    Raises:
+        UsageError: the file has other columns, or a claim of the study is about none of them.
+    """
 
     def __init__(self, path: Path, study: Study) -> None:
         self.path, self.study = path, study
         self.rows: dict[tuple[str, ...], Row] = {}
+        for claim in study.claims:
+            check(claim.metric in NUMBERS, "claims.metric", f"one of {', '.join(NUMBERS)}", claim.metric)
         if not path.exists():
             return
         with path.open(newline="") as file:
@@ -66,11 +88,24 @@ class Results:
                         )
         return [run for run in runs if run.key not in self.rows]
 
-    def add(self, run: Run, summary: dict[str, Any]) -> None:
-        """Add the row of a finished run, in a file that is whole at every moment and sorted."""
+    def add(
+        self,
+        run: Run,
+        summary: dict[str, Any],
+        correct: list[bool] | None = None,
+        curve: list[tuple[int, float]] | None = None,
+    ) -> None:
+        """Add the row of a finished run, in a file that is whole at every moment and sorted.
+
+        Args:
+            summary: the run's last values; none of a training that diverged.
+            correct: of every test image, whether it was classified right.
+            curve: training FLOPs and validation accuracy of every evaluation.
+        """
         identity = (self.study.name, run.phase, run.arm, json.dumps(run.choice), str(run.seed))
         measured = ["" if summary.get(key) is None else str(summary[key]) for key in MEASURED]
-        self.rows[run.key] = dict(zip(COLUMNS, (*identity, *measured, json.dumps(material(run.config))), strict=True))
+        long = (pack(correct) if correct else "", json.dumps(curve) if curve else "", json.dumps(material(run.config)))
+        self.rows[run.key] = dict(zip(COLUMNS, (*identity, *measured, *long), strict=True))
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()

@@ -9,14 +9,25 @@ arms:                                  # over those
   four_heads: {model.heads: 4}
 tuning:                                # each arm's own choice, by validation accuracy; the test split is not read
   grid: {optim.lr: [0.01, 0.02, 0.04]}
+  arms: {adamw: {optim.lr: [0.001, 0.002]}}   # an arm with a grid of its own
   seeds: [100]
+title: One head or many?               # from here on for the report (vit/report.py)
+margin: 0.5                            # differences within this many points count as none
+comparisons:                           # b - a, paired by seed; the first arm against each other one if none are named
+  four heads against one: [one_head, four_heads]
+interactions:                          # the second comparison's difference less the first's
+  width x heads: [heads at d64, heads at d128]
+claims:                                # what is said, and the comparison that decides it
+  - {aspect: cost, claim: many heads are dearer, test: seconds at equal parameters,
+     comparison: four heads against one, metric: compute/train_seconds, expects: more}
 """
 
 import itertools
 import json
+import math
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -30,24 +41,51 @@ RESERVED = ("name", "seed", "seeds", "resume", "runs_dir", "train.test")
 
 @dataclass
 class Tuning:
-    """A grid of settings: every combination is tried for every arm, on seeds of its own."""
+    """A grid of settings: every combination is tried for every arm, on seeds of its own. `arms` have other grids."""
 
     grid: dict[str, list[Any]]
     seeds: list[int]
+    arms: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_types(self, "tuning.")
-        check(bool(self.grid) and all(self.grid.values()), "tuning.grid", "a list of values for each key", self.grid)
-        for key, values in self.grid.items():
-            different = len({json.dumps(value) for value in values}) == len(values)
-            check(different, f"tuning.grid.{key}", "different values", values)
+        for name, grid in {"grid": self.grid, **{f"arms.{arm}": grid for arm, grid in self.arms.items()}}.items():
+            check(bool(grid) and all(grid.values()), f"tuning.{name}", "a list of values for each key", grid)
+            for key, values in grid.items():
+                different = len({json.dumps(value) for value in values}) == len(values)
+                check(different, f"tuning.{name}.{key}", "different values", values)
         check_seeds("tuning.seeds", self.seeds)
 
-    @property
-    def points(self) -> list[dict[str, Any]]:
-        """Every combination of the grid."""
-        keys = sorted(self.grid)
-        return [dict(zip(keys, values, strict=True)) for values in itertools.product(*(self.grid[key] for key in keys))]
+    def points(self, arm: str) -> list[dict[str, Any]]:
+        """Every combination of an arm's grid."""
+        grid = self.arms.get(arm, self.grid)
+        keys = sorted(grid)
+        return [dict(zip(keys, values, strict=True)) for values in itertools.product(*(grid[key] for key in keys))]
+
+
+@dataclass
+class Claim:
+    """Something said of arms, and the comparison of one metric that supports or refutes it.
+
+    Args:
+        comparison: label of a comparison or interaction.
+        metric: column of results.csv.
+        expects: how b stands to a if the claim is true.
+        margin: the difference that counts as none: percentage points of an accuracy, otherwise a fraction of a's mean;
+            null is the study's margin, and 0.05.
+    """
+
+    aspect: str
+    claim: str
+    test: str
+    comparison: str
+    expects: Literal["more", "less", "same"]
+    metric: str = "test/acc"
+    margin: float | None = None
+
+    def __post_init__(self) -> None:
+        check_types(self, "claims.")
+        check(self.margin is None or self.margin > 0, "claims.margin", "a number above 0", self.margin)
 
 
 @dataclass(frozen=True)
@@ -76,29 +114,73 @@ class Study:
     arms: dict[str, dict[str, Any]]
     settings: dict[str, Any] = field(default_factory=dict)
     tuning: Tuning | None = None
+    title: str | None = None
+    margin: float = 0.5
+    comparisons: dict[str, list[str]] = field(default_factory=dict)
+    interactions: dict[str, list[str]] = field(default_factory=dict)
+    claims: list[Claim] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         check_types(self)
         check_folder_name("name", self.name)
         check_seeds("seeds", self.seeds)
         check(bool(self.arms), "arms", "at least one arm", self.arms)
-        overlap = set(self.seeds) & set(self.tuning.seeds if self.tuning else [])
-        check(not overlap, "tuning.seeds", "seeds that no final run has", sorted(overlap))
+        self.check_tuning()
         self.base_settings = flatten(parse(Config, [f"--config={self.base}"]))
-        grid = self.tuning.grid if self.tuning else {}
-        for key in [*self.settings, *grid, *itertools.chain(*self.arms.values())]:
+        for key in [*self.settings, *itertools.chain(*self.arms.values())]:
             check(key not in RESERVED, str(key), "a setting that the study does not make itself", key)
-        for arm, settings in self.arms.items():
-            check_folder_name("arms", arm)
-            for key in settings:
-                check(key not in grid, f"arms.{arm}", "settings that are not tuned", key)
-        points = self.tuning.points if self.tuning else [{}]
-        self.configs = {(arm, json.dumps(point)): self.config(arm, point) for arm in self.arms for point in points}
+        self.configs = {
+            (arm, json.dumps(point)): self.config(arm, point) for arm in self.arms for point in self.points(arm)
+        }
         first: dict[str, str] = {}
         for arm in self.arms:
-            everything = json.dumps(flatten(self.configs[arm, json.dumps(points[0])]), sort_keys=True)
+            check_folder_name("arms", arm)
+            everything = json.dumps(flatten(self.config(arm, {})), sort_keys=True)
             twin = first.setdefault(everything, arm)
             check(twin == arm, f"arms.{arm}", "settings that differ from every other arm's", f"those of {twin}")
+        if not self.comparisons:
+            reference, *others = self.arms
+            self.comparisons = {f"{other} against {reference}": [reference, other] for other in others}
+        self.check_questions()
+
+    def check_tuning(self) -> None:
+        """Refuse tuning that would not be this study's."""
+        if self.tuning is None:
+            return
+        overlap = set(self.seeds) & set(self.tuning.seeds)
+        check(not overlap, "tuning.seeds", "seeds that no final run has", sorted(overlap))
+        for arm in self.tuning.arms:
+            check(arm in self.arms, f"tuning.arms.{arm}", f"an arm ({', '.join(self.arms)})", arm)
+        for arm, settings in self.arms.items():
+            for key in self.points(arm)[0]:
+                check(key not in RESERVED, str(key), "a setting that the study does not make itself", key)
+                check(key not in settings, f"arms.{arm}", "settings that are not tuned", key)
+
+    def check_questions(self) -> None:
+        """Refuse comparisons, interactions and claims of what is not there, or that so few seeds could never decide."""
+        check(self.margin > 0, "margin", "a number of percentage points above 0", self.margin)
+        for group, known in (("comparisons", self.arms), ("interactions", self.comparisons)):
+            for label, pair in getattr(self, group).items():
+                fits = len(pair) == 2 and pair[0] != pair[1] and set(pair) <= set(known)
+                check(fits, f"{group}.{label}", f"two different ones of {', '.join(known)}", pair)
+        for claim in self.claims:
+            labels = [*self.comparisons, *self.interactions]
+            check(claim.comparison in labels, "claims.comparison", f"one of {', '.join(labels)}", claim.comparison)
+        twice = set(self.comparisons) & set(self.interactions)
+        check(not twice, "interactions", "labels that no comparison has", sorted(twice))
+        if self.claims:
+            needed = pairs_needed(len(self.claims))
+            enough = len(self.seeds) >= needed
+            check(
+                enough,
+                "seeds",
+                f"at least {needed}, or no test of {len(self.claims)} claims can be significant",
+                self.seeds,
+            )
+
+    def points(self, arm: str) -> list[dict[str, Any]]:
+        """The points of the grid that an arm is tuned over, [{}] where nothing is."""
+        return self.tuning.points(arm) if self.tuning else [{}]
 
     def config(self, arm: str, choice: dict[str, Any]) -> Config:
         """The settings of an arm: base, settings, choice, arm, each over the one before.
@@ -115,8 +197,12 @@ class Study:
     def tuning_runs(self) -> list[Run]:
         if self.tuning is None:
             return []
-        plan = itertools.product(self.tuning.seeds, self.tuning.points, self.arms)
-        return [self.run("tuning", arm, point, seed) for seed, point, arm in plan]
+        return [
+            self.run("tuning", arm, point, seed)
+            for seed in self.tuning.seeds
+            for arm in self.arms
+            for point in self.points(arm)
+        ]
 
     def final_runs(self, chosen: dict[str, dict[str, Any]]) -> list[Run]:
         """With the `chosen` point of each arm; all arms of a seed come first, so a study cut short is still paired."""
@@ -132,6 +218,11 @@ class Study:
 def overrides(settings: dict[str, Any]) -> list[str]:
     """Settings as `train.py` takes them on its command line."""
     return [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in settings.items()]
+
+
+def pairs_needed(claims: int) -> int:
+    """Fewest seeds with which a sign-flip test of n pairs, whose smallest p is 2 / 2^n, can stay below 0.05 / claims."""
+    return math.ceil(1 + math.log2(claims / 0.05))
 
 
 def load_study(path: str) -> Study:
@@ -154,6 +245,8 @@ def load_study(path: str) -> Study:
         check(isinstance(content, dict), "the file", "keys and values", content)
         if isinstance(content.get("tuning"), dict):
             content["tuning"] = build(Tuning, content["tuning"], "tuning.")
+        if isinstance(content.get("claims"), list) and all(isinstance(each, dict) for each in content["claims"]):
+            content["claims"] = [build(Claim, each, "claims.") for each in content["claims"]]
         return build(Study, content)
     except (UsageError, TypeError) as error:
         raise UsageError(f"{path}: {error}") from None

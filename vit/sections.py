@@ -1,0 +1,254 @@
+"""The words and tables of a study's page, in its order."""
+
+import json
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+
+from vit import page
+from vit.arms import Arm, Quantity, costs_of, differing, quantity, short, spread
+from vit.figures import Chart
+from vit.findings import ACCURACY, Difference, Findings, amount, between, main_cost
+from vit.looks import Look
+from vit.page import Cell
+from vit.statistics import LEVEL, mean_interval
+
+SIGNS = {"supported": "✓ supported", "refuted": "✗ refuted", "undecided": "? undecided"}
+READINGS = {"higher": "▲ higher", "lower": "▼ lower", "equivalent": "= equivalent", "undecided": "? undecided"}
+
+
+def body(title: str, finding: str, findings: Findings, look: dict[str, Look], charts: Sequence[Chart]) -> str:
+    """All that stands in the page, as HTML."""
+    marks = [page.symbol(look[arm.name]) for arm in findings.arms]
+    parts = [
+        f"<header>\n<h1>{page.escape(title)}</h1>",
+        page.paragraph(finding, "finding"),
+        page.paragraph(scope(findings), "note"),
+        "</header>",
+        *figures(findings, look, charts),
+        *claims(findings),
+        *choices(findings),
+        arms_table(findings, marks),
+        *comparisons_table(findings),
+        methods(findings),
+    ]
+    return "\n".join(parts)
+
+
+def scope(findings: Findings) -> str:
+    runs = sum(arm.n for arm in findings.arms)
+    counts = {arm.n for arm in findings.arms}
+    seeds = f"{min(counts)} to {max(counts)}" if len(counts) > 1 else str(min(counts))
+    text = f"CIFAR-10, {plural(len(findings.arms), 'arm')}, {seeds} seed{'s' * (seeds != '1')} each, {runs} trainings."
+    missing = [name for name in findings.study.arms if name not in findings.by_name]
+    return text + (f" Not yet trained: {', '.join(missing)}." if missing else "")
+
+
+def figures(findings: Findings, look: dict[str, Look], charts: Sequence[Chart]) -> Iterator[str]:
+    names = {chart.name: chart for chart in charts}
+    against = {chart.name: chart.title for chart in charts if chart.name.startswith("accuracy_")}
+    if against:
+        [first] = [chart.name for chart in charts if chart.file == "accuracy"]
+        caption = (
+            "Large symbols are means over seeds with the 95 % interval of the mean, small ones single seeds. The dashed "
+            "line is the Pareto front of the means, whose arms are named: nothing cheaper was more accurate. Arms of "
+            "equal cost are drawn side by side. Point at or touch a symbol for its values."
+        )
+        chosen = page.picker(against, first)
+        yield page.section(
+            "Accuracy against compute", chosen, page.legend(look), page.figure("accuracy", caption, first), machines(findings)
+        )
+    if "differences" in names:
+        caption = (
+            "Of every comparison, the second arm less the first at the same seed: a dot for each seed, the mean and its "
+            f"95 % interval (BCa bootstrap). The band is the margin of ±{findings.study.margin:g} points within which a "
+            "difference does not matter."
+        )
+        yield page.section("Differences, paired by seed", page.figure("differences", caption))
+    if "curves" in names:
+        caption = (
+            "Validation accuracy while training: the mean of each arm's seeds, and the 95 % interval of that mean as a band."
+        )
+        yield page.section("Learning curves", page.legend(look), page.figure("curves", caption))
+    costs = {chart.name: chart.title for chart in charts if chart.name.startswith("cost_")}
+    if costs:
+        caption = (
+            "Each arm over the arm that differs from it in having one head only, paired by seed, with the 95 % interval. "
+            "Lines join arms that are alike but for their heads."
+        )
+        yield page.section("What heads cost", page.panels(costs, caption))
+
+
+def machines(findings: Findings) -> str:
+    devices = sorted({device for arm in findings.arms for device in arm.texts.get("device", [])})
+    if len(devices) < 2:
+        return ""
+    text = "These runs come from different machines, whose seconds do not compare: "
+    return page.paragraph(f"{text}{'; '.join(devices)}.", "note warning")
+
+
+def claims(findings: Findings) -> Iterator[str]:
+    rows: list[list[Cell]] = []
+    for claim, test, outcome, margin in findings.claims():
+        effect = [described(test), f"margin ±{amount(test, margin).lstrip('+')}" if test.paired and margin else ""]
+        cells: list[Cell] = [claim.aspect, (claim.claim, "words"), (claim.test, "words")]
+        cells += [("; ".join(filter(None, effect)), "words"), (p_text(test), "number"), (SIGNS[outcome], outcome)]
+        rows.append(cells)
+    if rows:
+        columns = ["aspect", "claim", "operational test", "measured", ("p (Holm)", "number"), "verdict"]
+        caption = (
+            "What is claimed, and what this study measured. Supported or refuted needs an interval without 0 and p below "
+            f"{LEVEL:g}, or for “the same” a 90 % interval within the margin."
+        )
+        yield page.section("Claims", page.table(caption, columns, rows))
+
+
+def choices(findings: Findings) -> Iterator[str]:
+    rows: list[list[Cell]] = []
+    for choice in findings.choices():
+        accuracy = f"{100 * choice.best.accuracy:.2f}"
+        ties = ", ".join(arm.name for arm in choice.ties) or "none"
+        rows.append([choice.budget, (choice.best.name, "words"), (accuracy, "number"), (ties, "words")])
+    if rows:
+        columns = ["with a budget of", "most accurate", ("test accuracy, %", "number"), "not told apart from it"]
+        caption = (
+            "The arm with the best mean for each budget that changes the answer, and the affordable arms whose accuracy "
+            f"was not found lower (paired test, {LEVEL:g} with Holm in each row). With few seeds that is weak evidence."
+        )
+        yield page.section("Which should I choose?", page.table(caption, columns, rows))
+
+
+def arms_table(findings: Findings, marks: Sequence[str]) -> str:
+    arms, keys = findings.arms, differing(findings.study, findings.arms)
+    costs = costs_of(arms)
+    tuned = any(arm.choice for arm in arms)
+    columns: list[Cell] = ["arm", *((key, "") for key in keys), *([("tuned", "")] if tuned else []), ("n", "number")]
+    columns += [("test accuracy, %", "number"), ("95 % interval", "number"), ("validation, %", "number")]
+    columns += [(cost.axis, "number") for cost in costs]
+    rows: list[list[Cell]] = []
+    for arm in arms:
+        n = str(arm.n) if arm.n == len(findings.study.seeds) else f"{arm.n} of {len(findings.study.seeds)}"
+        low, high = mean_interval(arm.of(ACCURACY))
+        cells: list[Cell] = [arm.name, *(setting(arm.settings.get(key)) for key in keys)]
+        if tuned:
+            cells.append(", ".join(f"{key} {setting(value)}" for key, value in arm.choice.items()))
+        cells += [(n, "number"), (mean_and_sd(arm, ACCURACY), "number")]
+        cells += [("" if math.isnan(low) else f"{100 * low:.2f} to {100 * high:.2f}", "number")]
+        cells += [(mean_and_sd(arm, "best/val_acc"), "number")]
+        cells += [(short((arm.mean(cost.key) or 0.0) * cost.scale), "number") for cost in costs]
+        rows.append(cells)
+    caption = "Arms: the settings that differ, accuracy as mean ± standard deviation over n seeds, costs as means."
+    return page.section("Arms", page.table(caption, columns, rows, marks))
+
+
+def comparisons_table(findings: Findings) -> Iterator[str]:
+    rows: list[list[Cell]] = []
+    for test in [*findings.comparisons, *findings.interactions]:
+        reading = test.read(findings.margin)
+        cells: list[Cell] = [test.label, f"{test.b} less {test.a}", (str(test.paired.n if test.paired else 0), "number")]
+        cells += [(amount(test, test.paired.mean, unit=False) if test.paired else "", "number")]
+        cells += [(between(test), "number"), (p_text(test), "number"), (READINGS[reading], reading)]
+        plain = test.label in findings.study.comparisons
+        ratio = findings.ratio(test.label, "compute/train_seconds") if plain else None
+        cells += [(f"× {ratio:.2f}" if ratio else "", "number"), (mcnemar_text(findings, test) if plain else "", "words")]
+        rows.append(cells)
+    if not rows:
+        return
+    columns: list[Cell] = ["comparison", "difference of", ("n", "number"), ("points", "number"), ("95 % interval", "number")]
+    columns += [("p (Holm)", "number"), "reading", ("training time", "number"), "McNemar, pooled over seeds"]
+    caption = (
+        f"Test accuracy, paired by seed. Equivalent: the 90 % interval lies within ±{findings.study.margin:g} points. "
+        "McNemar counts the test images that only one of the two has right; it speaks of these trained models, not of "
+        "other seeds, and decides nothing here."
+    )
+    parts = [page.table(caption, columns, rows)]
+    if findings.least_p >= LEVEL:
+        parts.insert(0, page.paragraph(weak(findings), "note warning"))
+    yield page.section("Comparisons", *parts)
+
+
+def weak(findings: Findings) -> str:
+    return (
+        f"So few seeds cannot show that {plural(findings.family, 'test')} at once differ: the smallest adjusted p in reach "
+        f"may be {findings.least_p:.2g}. Read “undecided” accordingly; equivalence can still be shown."
+    )
+
+
+def methods(findings: Findings) -> str:
+    study, arms = findings.study, findings.arms
+    validation = sorted({int(arm.settings.get("data.val_images", 0)) for arm in arms})
+    chooses = "chose the weights of every run" if 0 not in validation else "was used where there was one"
+    texts = {
+        key: ", ".join(sorted({text for arm in arms for text in arm.texts.get(key, [])})) or "not noted"
+        for key in ("device", "precision", "attention/backend", "torch", "commit")
+    }
+    tuning = "Nothing was tuned for single arms."
+    if study.tuning:
+        keys = ", ".join(dict.fromkeys(key for arm in arms for key in arm.choice))
+        tuning = (
+            f"Tuned for every arm alike: {keys}, over a grid, by mean validation accuracy on "
+            f"{plural(len(study.tuning.seeds), 'seed')} of its own ({listed(study.tuning.seeds)}), without the test split."
+        )
+    items = [
+        f"Seeds {listed(study.seeds)}: at the same seed, arms see the same images in the same order. A seed counts in a "
+        "comparison only if both arms have finished it.",
+        f"Splits: {listed(validation)} validation images, the same for every seed, {chooses}; the 10000 test images were "
+        "read once, at the end of each run.",
+        tuning,
+        "Differences: mean over seeds of b − a, 95 % BCa bootstrap interval, exact two-sided sign-flip test, whose p is "
+        f"adjusted by Holm over the {plural(findings.family, 'test')} on this page. A difference is found if the interval "
+        f"excludes 0 and p is below {LEVEL:g}; equivalence if the 90 % interval lies within the margin (two one-sided tests). "
+        "What does not vary over seeds, such as FLOPs, needs no test.",
+        "Intervals of a single arm's mean are Student's. FLOPs are those of matrix products, forward and backward, counted "
+        "in closed form, 2 per multiply-accumulate.",
+        f"Machine: {texts['device']}. Precision: {texts['precision']}. Attention: {texts['attention/backend']}.",
+        f"PyTorch {texts['torch']}. Commit {texts['commit']}.",
+        f"This page is made from results.csv alone: python -m vit.report configs/studies/{study.name}.yaml",
+    ]
+    return page.section("Methods", page.bullets(items))
+
+
+def described(test: Difference) -> str:
+    """The measured effect, e.g. `+0.21 points (−0.30 to +0.62), n = 8`."""
+    if test.paired is None:
+        return "not measured"
+    interval = between(test)
+    return f"{amount(test, test.paired.mean)}{f' ({interval})' if interval else ''}, n = {test.paired.n}"
+
+
+def p_text(test: Difference) -> str:
+    if test.paired is None or math.isnan(test.p):
+        return "no spread" if test.paired and test.paired.std == 0 and test.paired.n > 1 else "–"
+    return f"{test.p:.3f}" if test.p >= 0.001 else "< 0.001"
+
+
+def mcnemar_text(findings: Findings, test: Difference) -> str:
+    counted = findings.mcnemar(test.label)
+    if counted is None:
+        return "–"
+    seeds, result = counted
+    p = f"p = {result.p:.2g}" if result.p >= 0.001 else "p < 0.001"
+    return f"{result.only_b:,} only {test.b}, {result.only_a:,} only {test.a}, {p}, n = {seeds}"
+
+
+def mean_and_sd(arm: Arm, key: str) -> str:
+    values = [100 * value for value in arm.of(key)]
+    if not values:
+        return ""
+    return f"{statistics.fmean(values):.2f}" + (f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else "")
+
+
+def setting(value: object) -> str:
+    """A value as a config file has it."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def listed(numbers: Sequence[int]) -> str:
+    """`0 to 7` for a run of numbers, else all of them."""
+    if len(numbers) > 2 and list(numbers) == list(range(numbers[0], numbers[0] + len(numbers))):
+        return f"{numbers[0]} to {numbers[-1]}"
+    return " and ".join(filter(None, [", ".join(str(each) for each in numbers[:-1]), str(numbers[-1])]))
+
+
+def plural(count: int, word: str) -> str:
+    return f"{count} {word}{'s' * (count != 1)}"
