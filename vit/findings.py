@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from vit.arms import COSTS, Arm, Quantity, costs_of, quantity, spread
-from vit.statistics import McNemar, Paired, Verdict, holm, mcnemar, paired, verdict
+from vit.statistics import LEVEL, McNemar, Paired, Verdict, holm, mcnemar, paired, verdict
 from vit.study import Claim, Study
 
 ACCURACY = "test/acc"
@@ -57,6 +57,7 @@ class Difference:
 class Choice:
     """The best arm that a budget buys, and the others whose accuracy cannot be told from its."""
 
+    of: str  # "training time", "sequence length"
     budget: str
     best: Arm
     ties: list[Arm]
@@ -114,7 +115,9 @@ class Findings:
         differences = {seed: second[seed] - first[seed] for seed in seeds}
         both = paired([first[seed] for seed in seeds], [second[seed] for seed in seeds]) if seeds else None
         base = [reference[seed] for seed in seeds]
-        return Difference(label, quantity(key), a, b, differences, both, statistics.fmean(base) if base else math.nan, 1.0)
+        return Difference(
+            label, quantity(key), a, b, differences, both, statistics.fmean(base) if base else math.nan, 1.0
+        )
 
     def values(self, label: str, key: str) -> tuple[dict[int, float], dict[int, float], dict[int, float]]:
         """By seed: of a, of b, and what relative margins refer to."""
@@ -122,7 +125,10 @@ class Findings:
             one, two = self.study.interactions[label]
             first, second = self.test(one, key), self.test(two, key)
             return first.differences, second.differences, self.values(one, key)[0]
-        a, b = (self.by_name[arm].values.get(key, {}) if arm in self.by_name else {} for arm in self.study.comparisons[label])
+        a, b = (
+            self.by_name[arm].values.get(key, {}) if arm in self.by_name else {}
+            for arm in self.study.comparisons[label]
+        )
         return a, b, a
 
     def mcnemar(self, label: str) -> tuple[int, McNemar] | None:
@@ -149,16 +155,17 @@ class Findings:
             for level, within in levels(self.arms, cost.key):
                 if (better := max(within, key=lambda arm: arm.accuracy)) is not best:
                     best = better
-                    found.append(self.choice(f"{cost.title}: {cost.show(level)} or more", best, within))
+                    found.append(self.choice(cost.title, f"from {cost.show(level)}", best, within))
         lengths = sorted({arm.tokens for arm in self.arms if arm.tokens})
         for length in lengths if len(lengths) > 1 else []:
             same = [arm for arm in self.arms if arm.tokens == length]
             side = same[0].settings["model.patch_size"]
             best = max(same, key=lambda arm: arm.accuracy)
-            found.append(self.choice(f"sequence length: {length} tokens (patches of {side} × {side} pixels)", best, same))
+            said = f"{length} tokens, patches of {side} x {side}"
+            found.append(self.choice("sequence length", said, best, same))
         return found
 
-    def choice(self, budget: str, best: Arm, within: Sequence[Arm]) -> Choice:
+    def choice(self, of: str, budget: str, best: Arm, within: Sequence[Arm]) -> Choice:
         others = [arm for arm in within if arm is not best]
         differences = [self.between(best, arm) for arm in others]
         adjusted = holm([p_value(difference) for difference in differences])
@@ -167,7 +174,7 @@ class Findings:
             for arm, difference, p in zip(others, differences, adjusted, strict=True)
             if difference is None or verdict(difference, p, self.margin, "less") != "supported"
         ]
-        return Choice(budget, best, sorted(ties, key=lambda arm: -arm.accuracy))
+        return Choice(of, budget, best, sorted(ties, key=lambda arm: -arm.accuracy))
 
     def between(self, one: Arm, other: Arm) -> Paired | None:
         """other - one in test accuracy, over the seeds of both."""
@@ -231,7 +238,10 @@ def sentence(findings: Findings) -> str:
         largest = max(differ, key=lambda test: abs(test.paired.mean) if test.paired else 0.0)
         text = f"Test accuracy differs in {len(differ)} of {len(tests)} comparisons, most in “{largest.label}”"
         return f"{text}: {effect(largest)}{'; ' + rest if rest else ''}."
-    if same:
+    if findings.least_p >= LEVEL:
+        few = f"So few seeds cannot show a difference in {findings.family} tests at once"
+        text = f"{few}: of {len(tests)} comparisons {rest}"
+    elif same:
         text = f"No difference in test accuracy was found: of {len(tests)} comparisons {rest}"
     else:
         text = f"Undecided: in none of {len(tests)} comparisons can test accuracy be called different or equivalent"
@@ -252,7 +262,7 @@ def single(test: Difference, reading: Reading, points: float) -> str:
 
 
 def effect(test: Difference) -> str:
-    """A difference with its interval and n, e.g. `+0.21 points (95 % interval −0.30 to +0.62, n = 8)`."""
+    """A difference with its interval and n, e.g. `+0.21 points (95 % interval +0.10 to +0.32, n = 8)`."""
     if test.paired is None:
         return "not measured"
     interval = between(test)
@@ -262,18 +272,18 @@ def effect(test: Difference) -> str:
 
 def amount(test: Difference, value: float, unit: bool = True) -> str:
     """A difference as people read it: points of an accuracy, otherwise percent of a's mean."""
+    sign = "+" if value else ""
     if test.quantity.accuracy:
-        text = f"{100 * value:+.2f}" + " points" * unit
+        text = f"{100 * value:{sign}.2f}" + " points" * unit
     elif test.reference:
-        text = f"{100 * value / abs(test.reference):+.1f}" + " %" * unit
+        text = f"{100 * value / abs(test.reference):{sign}.1f}" + " %" * unit
     else:
-        text = f"{value:+.3g}"
-    return text.replace("-", "−")
+        text = f"{value:{sign}.3g}"
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def between(test: Difference) -> str:
-    """The 95 % interval, "" where there is none."""
-    if test.paired is None or math.isnan(test.paired.low):
+    """The 95 % interval, "" where there is none or nothing varies."""
+    if test.paired is None or math.isnan(test.paired.low) or test.paired.std == 0:
         return ""
     return f"{amount(test, test.paired.low, unit=False)} to {amount(test, test.paired.high, unit=False)}"
-

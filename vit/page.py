@@ -6,9 +6,7 @@ from html import escape
 from vit.looks import SHAPES, Look
 
 # Nothing may be fetched; Vega compiles its expressions, which is what unsafe-eval allows.
-POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:"
-)
+POLICY = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data:"
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #20242a; --soft: #59616b; --line: #e2e5e9; --card: #f6f7f9;
@@ -18,7 +16,7 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-main { max-width: 860px; margin: 0 auto; padding: 40px 20px 64px; }
+main { max-width: 920px; margin: 0 auto; padding: 40px 20px 64px; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 12px; letter-spacing: -.01em; }
 h2 { font-size: 1.2rem; line-height: 1.3; margin: 48px 0 6px; }
 p { margin: 6px 0 12px; }
@@ -28,11 +26,12 @@ p { margin: 6px 0 12px; }
 figure { margin: 12px 0 0; }
 figcaption { margin-top: 6px; }
 .chart { width: 100%; min-width: 0; }
-.chart.vega-embed { padding-right: 0; display: block; }
+.chart.vega-embed { display: block; }
 .panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(240px, 1fr)); gap: 20px 24px; }
 .panels h3 { font-size: .9375rem; margin: 0 0 4px; font-weight: 600; }
 .panels > div { min-width: 0; }
-.legend { display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 10px 0; padding: 0; list-style: none; font-size: .875rem; }
+.legend { display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 10px 0; padding: 0;
+  list-style: none; font-size: .875rem; }
 .legend li { display: inline-flex; align-items: center; gap: 6px; }
 .legend small { color: var(--soft); font-size: inherit; }
 svg.symbol { width: 12px; height: 12px; flex: none; vertical-align: -1px; overflow: visible; }
@@ -43,11 +42,13 @@ select { font: inherit; color: inherit; background: var(--card); border: 1px sol
 .scroll:focus-visible, select:focus-visible { outline: 2px solid #2492b8; outline-offset: 2px; }
 table { border-collapse: collapse; width: 100%; font-size: .875rem; line-height: 1.4; }
 caption { text-align: left; padding: 10px 12px 6px; }
+caption span { position: sticky; left: 12px; display: block; max-width: min(860px, calc(100vw - 54px)); }
 th, td { padding: 7px 12px; text-align: left; vertical-align: top; border-top: 1px solid var(--line); }
 thead th { color: var(--soft); font-weight: 600; vertical-align: bottom; border-top: 0; white-space: nowrap; }
-tbody th { font-weight: 600; white-space: nowrap; }
+tbody th { font-weight: 600; min-width: 8.5em; }
+tbody th:has(svg) { white-space: nowrap; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-td.words { min-width: 13em; }
+td.words { min-width: 11em; }
 .supported, .higher, .lower { color: var(--yes); font-weight: 600; white-space: nowrap; }
 .refuted { color: var(--no); font-weight: 600; white-space: nowrap; }
 .equivalent { font-weight: 600; white-space: nowrap; }
@@ -58,24 +59,20 @@ ul.methods li { margin: 4px 0; }
 .chart svg text { fill: var(--ink); }
 .chart svg .role-axis-label text, .chart svg .role-axis-title text { fill: var(--soft); }
 .chart svg .role-axis-grid line { stroke: var(--grid); }
-.chart svg .background { fill: none; }
-.vega-embed details:not([open]) > :not(summary) { display: none !important; }
-.vega-embed summary { opacity: 0; }
-.vega-embed:hover summary, .vega-embed summary:focus { opacity: .5; }
-@media (hover: none) { .vega-embed > details { display: none; } }
-#vg-tooltip-element { background: var(--card) !important; color: var(--ink) !important; border-color: var(--line) !important;
-  font: 13px/1.4 system-ui, sans-serif !important; max-width: 92vw; }
+.chart svg { background: none !important; }
+.chart svg .role-mark text { paint-order: stroke; stroke: var(--paper); stroke-width: 3px; stroke-linejoin: round; }
+#vg-tooltip-element { background: var(--card) !important; color: var(--ink) !important;
+  border-color: var(--line) !important; font: 13px/1.4 system-ui, sans-serif !important; max-width: 92vw; }
 #vg-tooltip-element td { border: 0; padding: 1px 4px; }
 #vg-tooltip-element table tr td.key { color: var(--soft) !important; max-width: none !important; }
 @media (max-width: 480px) { main { padding: 24px 14px 48px; } h1 { font-size: 1.55rem; } h2 { margin-top: 38px; } }
-@media print { .picker, .vega-embed details { display: none; } .scroll { overflow: visible; } }
+@media print { .picker { display: none; } .scroll { overflow: visible; } }
 """
 
 SCRIPT = """
 const specs = JSON.parse(document.getElementById("specs").textContent);
-const options = {renderer: "svg", actions: {export: true, source: false, compiled: false, editor: false},
-  scaleFactor: 2, tooltip: {theme: "custom"}};
-const draw = (place, name) => vegaEmbed(place, specs[name], {...options, downloadFileName: name});
+const options = {renderer: "svg", actions: false, tooltip: {theme: "custom"}};
+const draw = (place, name) => vegaEmbed(place, specs[name], options);
 for (const place of document.querySelectorAll("[data-spec]")) draw(place, place.dataset.spec);
 const picker = document.getElementById("cost");
 if (picker) {
@@ -144,9 +141,11 @@ def picker(options: dict[str, str], chosen: str) -> str:
     return f'<p class="picker"><label for="cost">Accuracy against</label> <select id="cost">{each}</select></p>'
 
 
-def legend(look: dict[str, Look]) -> str:
+def legend(look: dict[str, Look], lines: bool = False) -> str:
+    """Every arm with its symbol, or with its kind of line."""
     each = "\n".join(
-        f"<li>{symbol(style)} {escape(arm)}{f' <small>{escape(style.rest)}</small>' if style.rest else ''}</li>"
+        f"<li>{line(style) if lines else symbol(style)} {escape(arm)}"
+        f"{f' <small>{escape(style.rest)}</small>' if style.rest else ''}</li>"
         for arm, style in look.items()
     )
     return f'<ul class="legend" aria-label="Arms">\n{each}\n</ul>'
@@ -155,6 +154,12 @@ def legend(look: dict[str, Look]) -> str:
 def symbol(style: Look) -> str:
     path = f'<path d="{SHAPES[style.shape]}" fill="{style.colour}"/>'
     return f'<svg class="symbol" viewBox="-1.1 -1.1 2.2 2.2" aria-hidden="true">{path}</svg>'
+
+
+def line(style: Look) -> str:
+    dash = " ".join(map(str, style.dash))
+    path = f'<path d="M0,4H26" stroke="{style.colour}" stroke-width="2.5" stroke-dasharray="{dash}"/>'
+    return f'<svg width="26" height="8" aria-hidden="true">{path}</svg>'
 
 
 def table(caption: str, columns: Sequence[Cell], rows: Sequence[Sequence[Cell]], marks: Sequence[str] = ()) -> str:
@@ -167,7 +172,7 @@ def table(caption: str, columns: Sequence[Cell], rows: Sequence[Sequence[Cell]],
     body = "\n".join(lines)
     return (
         f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(caption)}">\n<table>\n'
-        f"<caption>{escape(caption)}</caption>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>"
+        f"<caption><span>{escape(caption)}</span></caption>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>"
     )
 
 

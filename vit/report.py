@@ -68,7 +68,7 @@ def write_report(study: Study, rows: Sequence[Row], folder: Path) -> Path:
     look = looks(study, arms, differing(study, arms))
     title, finding = study.title or f"Study {study.name}", sentence(findings)
     charts = figures.charts(findings, look)
-    specs = {chart.name: drawing.for_page(chart.picture, chart.about) for chart in charts}
+    specs = {chart.name: drawing.for_page(chart) for chart in charts}
     body = sections.body(title, finding, findings, look, charts)
     whole = page.whole(title, body, drawing.script_json(specs), drawing.bundle())
 

@@ -6,12 +6,12 @@ import statistics
 from collections.abc import Iterator, Sequence
 
 from vit import page
-from vit.arms import Arm, Quantity, costs_of, differing, quantity, short, spread
+from vit.arms import Arm, costs_of, differing, short
 from vit.figures import Chart
-from vit.findings import ACCURACY, Difference, Findings, amount, between, main_cost
+from vit.findings import ACCURACY, Difference, Findings, amount, between
 from vit.looks import Look
 from vit.page import Cell
-from vit.statistics import LEVEL, mean_interval
+from vit.statistics import LEVEL, mean_interval, pairs_needed
 
 SIGNS = {"supported": "✓ supported", "refuted": "✗ refuted", "undecided": "? undecided"}
 READINGS = {"higher": "▲ higher", "lower": "▼ lower", "equivalent": "= equivalent", "undecided": "? undecided"}
@@ -50,31 +50,33 @@ def figures(findings: Findings, look: dict[str, Look], charts: Sequence[Chart]) 
     if against:
         [first] = [chart.name for chart in charts if chart.file == "accuracy"]
         caption = (
-            "Large symbols are means over seeds with the 95 % interval of the mean, small ones single seeds. The dashed "
-            "line is the Pareto front of the means, whose arms are named: nothing cheaper was more accurate. Arms of "
-            "equal cost are drawn side by side. Point at or touch a symbol for its values."
+            "Large symbols are means over seeds with the 95 % interval of the mean, small ones single seeds. The "
+            "dashed line is the Pareto front of the means, whose arms are named: nothing cheaper was more accurate. "
+            "Arms of equal cost are drawn side by side. Point at or touch a symbol for its values."
         )
         chosen = page.picker(against, first)
         yield page.section(
-            "Accuracy against compute", chosen, page.legend(look), page.figure("accuracy", caption, first), machines(findings)
+            "Accuracy against compute",
+            chosen,
+            page.legend(look),
+            page.figure("accuracy", caption, first),
+            machines(findings),
         )
     if "differences" in names:
         caption = (
-            "Of every comparison, the second arm less the first at the same seed: a dot for each seed, the mean and its "
-            f"95 % interval (BCa bootstrap). The band is the margin of ±{findings.study.margin:g} points within which a "
-            "difference does not matter."
+            "Of every comparison, the second arm less the first at the same seed: a dot for each seed, the mean and "
+            f"its 95 % interval (BCa bootstrap). The band is the margin of ±{findings.study.margin:g} points within "
+            "which a difference does not matter."
         )
         yield page.section("Differences, paired by seed", page.figure("differences", caption))
     if "curves" in names:
-        caption = (
-            "Validation accuracy while training: the mean of each arm's seeds, and the 95 % interval of that mean as a band."
-        )
-        yield page.section("Learning curves", page.legend(look), page.figure("curves", caption))
+        caption = "Validation accuracy while training: the mean of each arm's seeds, its 95 % interval as a band."
+        yield page.section("Learning curves", page.legend(look, lines=True), page.figure("curves", caption))
     costs = {chart.name: chart.title for chart in charts if chart.name.startswith("cost_")}
     if costs:
         caption = (
-            "Each arm over the arm that differs from it in having one head only, paired by seed, with the 95 % interval. "
-            "Lines join arms that are alike but for their heads."
+            "Each arm over the arm that differs from it in having one head only, paired by seed, with the 95 % "
+            "interval. Lines join arms that are alike but for their heads."
         )
         yield page.section("What heads cost", page.panels(costs, caption))
 
@@ -90,15 +92,16 @@ def machines(findings: Findings) -> str:
 def claims(findings: Findings) -> Iterator[str]:
     rows: list[list[Cell]] = []
     for claim, test, outcome, margin in findings.claims():
-        effect = [described(test), f"margin ±{amount(test, margin).lstrip('+')}" if test.paired and margin else ""]
-        cells: list[Cell] = [claim.aspect, (claim.claim, "words"), (claim.test, "words")]
-        cells += [("; ".join(filter(None, effect)), "words"), (p_text(test), "number"), (SIGNS[outcome], outcome)]
-        rows.append(cells)
+        effect = described(test)
+        if test.paired and margin and test.paired.std:
+            effect += f", margin ±{amount(test, margin).lstrip('+')}"
+        cells: list[Cell] = [claim.aspect, (claim.claim, "words"), (claim.test, "words"), (effect, "words")]
+        rows.append([*cells, (p_text(test), "number"), (SIGNS[outcome], outcome)])
     if rows:
-        columns = ["aspect", "claim", "operational test", "measured", ("p (Holm)", "number"), "verdict"]
+        columns: list[Cell] = ["aspect", "claim", "operational test", "measured", ("p (Holm)", "number"), "verdict"]
         caption = (
-            "What is claimed, and what this study measured. Supported or refuted needs an interval without 0 and p below "
-            f"{LEVEL:g}, or for “the same” a 90 % interval within the margin."
+            "What is claimed, and what this study measured: the difference, in percent of the first arm's mean where it "
+            "is not points of accuracy, and its 95 % interval."
         )
         yield page.section("Claims", page.table(caption, columns, rows))
 
@@ -108,12 +111,19 @@ def choices(findings: Findings) -> Iterator[str]:
     for choice in findings.choices():
         accuracy = f"{100 * choice.best.accuracy:.2f}"
         ties = ", ".join(arm.name for arm in choice.ties) or "none"
-        rows.append([choice.budget, (choice.best.name, "words"), (accuracy, "number"), (ties, "words")])
+        rows.append([choice.of, choice.budget, choice.best.name, (accuracy, "number"), (ties, "words")])
     if rows:
-        columns = ["with a budget of", "most accurate", ("test accuracy, %", "number"), "not told apart from it"]
+        columns: list[Cell] = [
+            "budget",
+            "from",
+            "most accurate",
+            ("test accuracy, %", "number"),
+            "not told apart from it",
+        ]
         caption = (
-            "The arm with the best mean for each budget that changes the answer, and the affordable arms whose accuracy "
-            f"was not found lower (paired test, {LEVEL:g} with Holm in each row). With few seeds that is weak evidence."
+            "The arm with the best mean for each budget that changes the answer, and the affordable arms whose "
+            f"accuracy was not found lower (paired test at {LEVEL:g}, with Holm in each row). Below {pairs_needed()} "
+            "common seeds nothing can be told apart."
         )
         yield page.section("Which should I choose?", page.table(caption, columns, rows))
 
@@ -145,16 +155,29 @@ def comparisons_table(findings: Findings) -> Iterator[str]:
     rows: list[list[Cell]] = []
     for test in [*findings.comparisons, *findings.interactions]:
         reading = test.read(findings.margin)
-        cells: list[Cell] = [test.label, f"{test.b} less {test.a}", (str(test.paired.n if test.paired else 0), "number")]
+        cells: list[Cell] = [
+            test.label,
+            f"{test.b} less {test.a}",
+            (str(test.paired.n if test.paired else 0), "number"),
+        ]
         cells += [(amount(test, test.paired.mean, unit=False) if test.paired else "", "number")]
         cells += [(between(test), "number"), (p_text(test), "number"), (READINGS[reading], reading)]
         plain = test.label in findings.study.comparisons
         ratio = findings.ratio(test.label, "compute/train_seconds") if plain else None
-        cells += [(f"× {ratio:.2f}" if ratio else "", "number"), (mcnemar_text(findings, test) if plain else "", "words")]
+        cells += [
+            (f"{ratio:.2f} times" if ratio else "", "number"),
+            (mcnemar_text(findings, test) if plain else "", "words"),
+        ]
         rows.append(cells)
     if not rows:
         return
-    columns: list[Cell] = ["comparison", "difference of", ("n", "number"), ("points", "number"), ("95 % interval", "number")]
+    columns: list[Cell] = [
+        "comparison",
+        "difference of",
+        ("n", "number"),
+        ("points", "number"),
+        ("95 % interval", "number"),
+    ]
     columns += [("p (Holm)", "number"), "reading", ("training time", "number"), "McNemar, pooled over seeds"]
     caption = (
         f"Test accuracy, paired by seed. Equivalent: the 90 % interval lies within ±{findings.study.margin:g} points. "
@@ -169,47 +192,53 @@ def comparisons_table(findings: Findings) -> Iterator[str]:
 
 def weak(findings: Findings) -> str:
     return (
-        f"So few seeds cannot show that {plural(findings.family, 'test')} at once differ: the smallest adjusted p in reach "
-        f"may be {findings.least_p:.2g}. Read “undecided” accordingly; equivalence can still be shown."
+        f"So few seeds cannot show a difference in {plural(findings.family, 'test')} at once: the smallest adjusted p in "
+        f"reach may be {findings.least_p:.2g}. Read “undecided” accordingly; equivalence can still be shown."
     )
 
 
 def methods(findings: Findings) -> str:
     study, arms = findings.study, findings.arms
     validation = sorted({int(arm.settings.get("data.val_images", 0)) for arm in arms})
-    chooses = "chose the weights of every run" if 0 not in validation else "was used where there was one"
-    texts = {
+    chooses = "chose the weights of every run" if 0 not in validation else "chose the weights where there were any"
+    noted = {
         key: ", ".join(sorted({text for arm in arms for text in arm.texts.get(key, [])})) or "not noted"
         for key in ("device", "precision", "attention/backend", "torch", "commit")
     }
-    tuning = "Nothing was tuned for single arms."
-    if study.tuning:
-        keys = ", ".join(dict.fromkeys(key for arm in arms for key in arm.choice))
-        tuning = (
-            f"Tuned for every arm alike: {keys}, over a grid, by mean validation accuracy on "
-            f"{plural(len(study.tuning.seeds), 'seed')} of its own ({listed(study.tuning.seeds)}), without the test split."
-        )
     items = [
-        f"Seeds {listed(study.seeds)}: at the same seed, arms see the same images in the same order. A seed counts in a "
+        f"Seeds {listed(study.seeds)}. Arms of a seed see the same images in the same order; a seed counts in a "
         "comparison only if both arms have finished it.",
-        f"Splits: {listed(validation)} validation images, the same for every seed, {chooses}; the 10000 test images were "
-        "read once, at the end of each run.",
-        tuning,
-        "Differences: mean over seeds of b − a, 95 % BCa bootstrap interval, exact two-sided sign-flip test, whose p is "
-        f"adjusted by Holm over the {plural(findings.family, 'test')} on this page. A difference is found if the interval "
-        f"excludes 0 and p is below {LEVEL:g}; equivalence if the 90 % interval lies within the margin (two one-sided tests). "
-        "What does not vary over seeds, such as FLOPs, needs no test.",
-        "Intervals of a single arm's mean are Student's. FLOPs are those of matrix products, forward and backward, counted "
-        "in closed form, 2 per multiply-accumulate.",
-        f"Machine: {texts['device']}. Precision: {texts['precision']}. Attention: {texts['attention/backend']}.",
-        f"PyTorch {texts['torch']}. Commit {texts['commit']}.",
-        f"This page is made from results.csv alone: python -m vit.report configs/studies/{study.name}.yaml",
+        f"Splits: {listed(validation)} validation images, the same for every seed, {chooses}. The 10000 test images "
+        "were read once, at the end of each run.",
+        tuning(findings),
+        "Differences: mean over seeds of b less a, its 95 % BCa bootstrap interval, and a two-sided sign-flip test, whose "
+        f"p is adjusted by Holm over the {plural(findings.family, 'test')} on this page. A difference is found if the "
+        f"interval excludes 0 and p is below {LEVEL:g}, equivalence if the 90 % interval lies within the margin (two "
+        "one-sided tests). Otherwise the matter is undecided. What does not vary over seeds, such as FLOPs, needs no test.",
+        "Claims: “more” or “less” is supported by a difference that way, refuted by one the other way or by equivalence; "
+        "“the same” is supported by equivalence, refuted by a difference without it.",
+        "Intervals of one arm's mean are Student's. FLOPs are those of matrix products, forward and backward, in closed "
+        "form, 2 per multiply-accumulate.",
+        f"Machine: {noted['device']}. Precision: {noted['precision']}. Attention: {noted['attention/backend']}.",
+        f"PyTorch {noted['torch']}. Commit {noted['commit']}.",
+        f"This page is made of reports/{study.name}/results.csv and the study file alone, by python -m vit.report.",
     ]
     return page.section("Methods", page.bullets(items))
 
 
+def tuning(findings: Findings) -> str:
+    if findings.study.tuning is None:
+        return "Nothing was tuned for single arms."
+    keys = ", ".join(dict.fromkeys(key for arm in findings.arms for key in arm.choice))
+    seeds = findings.study.tuning.seeds
+    return (
+        f"Tuned for each arm: {keys}, over a grid, by mean validation accuracy on seed{'s' * (len(seeds) > 1)} "
+        f"{listed(seeds)}, which no final run has. The test split played no part."
+    )
+
+
 def described(test: Difference) -> str:
-    """The measured effect, e.g. `+0.21 points (−0.30 to +0.62), n = 8`."""
+    """The measured effect, e.g. `+0.21 points (+0.10 to +0.32), n = 8`."""
     if test.paired is None:
         return "not measured"
     interval = between(test)
@@ -218,14 +247,14 @@ def described(test: Difference) -> str:
 
 def p_text(test: Difference) -> str:
     if test.paired is None or math.isnan(test.p):
-        return "no spread" if test.paired and test.paired.std == 0 and test.paired.n > 1 else "–"
+        return "none: no spread" if test.paired and test.paired.std == 0 and test.paired.n > 1 else "not measured"
     return f"{test.p:.3f}" if test.p >= 0.001 else "< 0.001"
 
 
 def mcnemar_text(findings: Findings, test: Difference) -> str:
     counted = findings.mcnemar(test.label)
     if counted is None:
-        return "–"
+        return "not measured"
     seeds, result = counted
     p = f"p = {result.p:.2g}" if result.p >= 0.001 else "p < 0.001"
     return f"{result.only_b:,} only {test.b}, {result.only_a:,} only {test.a}, {p}, n = {seeds}"
