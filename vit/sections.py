@@ -5,19 +5,17 @@ import math
 import statistics
 from collections.abc import Iterator, Sequence
 
-from vit import page
+from vit import figures, page
 from vit.arms import Arm, costs_of, differing, short
-from vit.figures import Chart
 from vit.findings import ACCURACY, Difference, Findings, amount, between
 from vit.looks import Look
 from vit.page import Cell
 from vit.statistics import LEVEL, mean_interval, pairs_needed
 
-SIGNS = {"supported": "✓ supported", "refuted": "✗ refuted", "undecided": "? undecided"}
-READINGS = {"higher": "▲ higher", "lower": "▼ lower", "equivalent": "= equivalent", "undecided": "? undecided"}
+VERDICTS = {"supported": "✓ supported", "refuted": "✗ refuted", "undecided": "? undecided"}
 
 
-def body(title: str, finding: str, findings: Findings, look: dict[str, Look], charts: Sequence[Chart]) -> str:
+def body(title: str, finding: str, findings: Findings, look: dict[str, Look], charts: Sequence[figures.Chart]) -> str:
     """All that stands in the page, as HTML."""
     marks = [page.symbol(look[arm.name]) for arm in findings.arms]
     parts = [
@@ -25,7 +23,7 @@ def body(title: str, finding: str, findings: Findings, look: dict[str, Look], ch
         page.paragraph(finding, "finding"),
         page.paragraph(scope(findings), "note"),
         "</header>",
-        *figures(findings, look, charts),
+        *pictures(findings, look, charts),
         *claims(findings),
         *choices(findings),
         arms_table(findings, marks),
@@ -44,7 +42,7 @@ def scope(findings: Findings) -> str:
     return text + (f" Not yet trained: {', '.join(missing)}." if missing else "")
 
 
-def figures(findings: Findings, look: dict[str, Look], charts: Sequence[Chart]) -> Iterator[str]:
+def pictures(findings: Findings, look: dict[str, Look], charts: Sequence[figures.Chart]) -> Iterator[str]:
     names = {chart.name: chart for chart in charts}
     against = {chart.name: chart.title for chart in charts if chart.name.startswith("accuracy_")}
     if against:
@@ -66,7 +64,7 @@ def figures(findings: Findings, look: dict[str, Look], charts: Sequence[Chart]) 
         caption = (
             "Of every comparison, the second arm less the first at the same seed: a dot for each seed, the mean and "
             f"its 95 % interval (BCa bootstrap). The band is the margin of ±{findings.study.margin:g} points within "
-            "which a difference does not matter."
+            "which a difference does not matter: ▲ higher, ▼ lower, = equivalent, ? undecided."
         )
         yield page.section("Differences, paired by seed", page.figure("differences", caption))
     if "curves" in names:
@@ -96,12 +94,12 @@ def claims(findings: Findings) -> Iterator[str]:
         if test.paired and margin and test.paired.std:
             effect += f", margin ±{amount(test, margin).lstrip('+')}"
         cells: list[Cell] = [claim.aspect, (claim.claim, "words"), (claim.test, "words"), (effect, "words")]
-        rows.append([*cells, (p_text(test), "number"), (SIGNS[outcome], outcome)])
+        rows.append([*cells, (p_text(test), "number"), (VERDICTS[outcome], outcome)])
     if rows:
         columns: list[Cell] = ["aspect", "claim", "operational test", "measured", ("p (Holm)", "number"), "verdict"]
         caption = (
-            "What is claimed, and what this study measured: the difference, in percent of the first arm's mean where it "
-            "is not points of accuracy, and its 95 % interval."
+            "What is claimed, and what was measured: the difference, in percent of the first arm's mean where it is "
+            "not points of accuracy, and its 95 % interval."
         )
         yield page.section("Claims", page.table(caption, columns, rows))
 
@@ -113,13 +111,8 @@ def choices(findings: Findings) -> Iterator[str]:
         ties = ", ".join(arm.name for arm in choice.ties) or "none"
         rows.append([choice.of, choice.budget, choice.best.name, (accuracy, "number"), (ties, "words")])
     if rows:
-        columns: list[Cell] = [
-            "budget",
-            "from",
-            "most accurate",
-            ("test accuracy, %", "number"),
-            "not told apart from it",
-        ]
+        told = "not told apart from it"
+        columns: list[Cell] = ["budget", "", "most accurate", ("test accuracy, %", "number"), told]
         caption = (
             "The arm with the best mean for each budget that changes the answer, and the affordable arms whose "
             f"accuracy was not found lower (paired test at {LEVEL:g}, with Holm in each row). Below {pairs_needed()} "
@@ -132,57 +125,48 @@ def arms_table(findings: Findings, marks: Sequence[str]) -> str:
     arms, keys = findings.arms, differing(findings.study, findings.arms)
     costs = costs_of(arms)
     tuned = any(arm.choice for arm in arms)
-    columns: list[Cell] = ["arm", *((key, "") for key in keys), *([("tuned", "")] if tuned else []), ("n", "number")]
-    columns += [("test accuracy, %", "number"), ("95 % interval", "number"), ("validation, %", "number")]
+    columns: list[Cell] = ["arm", ("n", "number"), ("test accuracy, %", "number"), ("95 % interval", "number")]
+    columns += [*keys, *(["tuned"] if tuned else []), ("validation, %", "number")]
     columns += [(cost.axis, "number") for cost in costs]
     rows: list[list[Cell]] = []
     for arm in arms:
         n = str(arm.n) if arm.n == len(findings.study.seeds) else f"{arm.n} of {len(findings.study.seeds)}"
         low, high = mean_interval(arm.of(ACCURACY))
-        cells: list[Cell] = [arm.name, *(setting(arm.settings.get(key)) for key in keys)]
+        interval = "" if math.isnan(low) else f"{100 * low:.2f} to {100 * high:.2f}"
+        cells: list[Cell] = [arm.name, (n, "number"), (mean_and_sd(arm, ACCURACY), "number"), (interval, "number")]
+        cells += [setting(arm.settings.get(key)) for key in keys]
         if tuned:
             cells.append(", ".join(f"{key} {setting(value)}" for key, value in arm.choice.items()))
-        cells += [(n, "number"), (mean_and_sd(arm, ACCURACY), "number")]
-        cells += [("" if math.isnan(low) else f"{100 * low:.2f} to {100 * high:.2f}", "number")]
-        cells += [(mean_and_sd(arm, "best/val_acc"), "number")]
+        cells.append((mean_and_sd(arm, "best/val_acc"), "number"))
         cells += [(short((arm.mean(cost.key) or 0.0) * cost.scale), "number") for cost in costs]
         rows.append(cells)
-    caption = "Arms: the settings that differ, accuracy as mean ± standard deviation over n seeds, costs as means."
+    caption = "Accuracy as mean ± standard deviation over n seeds, the settings that differ, costs as means."
     return page.section("Arms", page.table(caption, columns, rows, marks))
 
 
 def comparisons_table(findings: Findings) -> Iterator[str]:
     rows: list[list[Cell]] = []
     for test in [*findings.comparisons, *findings.interactions]:
-        reading = test.read(findings.margin)
+        reading, plain = test.read(findings.margin), test.label in findings.study.comparisons
+        ratio = findings.ratio(test.label, "compute/train_seconds") if plain else None
         cells: list[Cell] = [
             test.label,
             f"{test.b} less {test.a}",
             (str(test.paired.n if test.paired else 0), "number"),
         ]
-        cells += [(amount(test, test.paired.mean, unit=False) if test.paired else "", "number")]
-        cells += [(between(test), "number"), (p_text(test), "number"), (READINGS[reading], reading)]
-        plain = test.label in findings.study.comparisons
-        ratio = findings.ratio(test.label, "compute/train_seconds") if plain else None
-        cells += [
-            (f"{ratio:.2f} times" if ratio else "", "number"),
-            (mcnemar_text(findings, test) if plain else "", "words"),
-        ]
+        cells.append((amount(test, test.paired.mean, unit=False) if test.paired else "", "number"))
+        cells += [(between(test), "number"), (p_text(test), "number"), (f"{figures.SIGNS[reading]} {reading}", reading)]
+        cells.append((f"{ratio:.2f} times" if ratio else "", "number"))
+        cells.append((mcnemar_text(findings, test) if plain else "", "words"))
         rows.append(cells)
     if not rows:
         return
-    columns: list[Cell] = [
-        "comparison",
-        "difference of",
-        ("n", "number"),
-        ("points", "number"),
-        ("95 % interval", "number"),
-    ]
-    columns += [("p (Holm)", "number"), "reading", ("training time", "number"), "McNemar, pooled over seeds"]
+    columns: list[Cell] = ["comparison", "difference of", ("n", "number"), ("points", "number")]
+    columns += [("95 % interval", "number"), ("p (Holm)", "number"), "reading", ("training time", "number"), "McNemar"]
     caption = (
         f"Test accuracy, paired by seed. Equivalent: the 90 % interval lies within ±{findings.study.margin:g} points. "
-        "McNemar counts the test images that only one of the two has right; it speaks of these trained models, not of "
-        "other seeds, and decides nothing here."
+        "McNemar, pooled over seeds, counts the predictions that only one of the two has right; it speaks of these "
+        "trained models, not of other seeds, and decides nothing here."
     )
     parts = [page.table(caption, columns, rows)]
     if findings.least_p >= LEVEL:
@@ -192,8 +176,8 @@ def comparisons_table(findings: Findings) -> Iterator[str]:
 
 def weak(findings: Findings) -> str:
     return (
-        f"So few seeds cannot show a difference in {plural(findings.family, 'test')} at once: the smallest adjusted p in "
-        f"reach may be {findings.least_p:.2g}. Read “undecided” accordingly; equivalence can still be shown."
+        f"So few seeds cannot show a difference in {plural(findings.family, 'test')} at once: the smallest adjusted p "
+        f"in reach may be {findings.least_p:.2g}. Read “undecided” accordingly; equivalence can still be shown."
     )
 
 
@@ -206,19 +190,20 @@ def methods(findings: Findings) -> str:
         for key in ("device", "precision", "attention/backend", "torch", "commit")
     }
     items = [
-        f"Seeds {listed(study.seeds)}. Arms of a seed see the same images in the same order; a seed counts in a "
-        "comparison only if both arms have finished it.",
+        f"Seeds {listed(study.seeds)}. Arms alike in data and batch size see the same images in the same order. A seed counts "
+        "in a comparison only if both arms have finished it.",
         f"Splits: {listed(validation)} validation images, the same for every seed, {chooses}. The 10000 test images "
         "were read once, at the end of each run.",
         tuning(findings),
-        "Differences: mean over seeds of b less a, its 95 % BCa bootstrap interval, and a two-sided sign-flip test, whose "
-        f"p is adjusted by Holm over the {plural(findings.family, 'test')} on this page. A difference is found if the "
-        f"interval excludes 0 and p is below {LEVEL:g}, equivalence if the 90 % interval lies within the margin (two "
-        "one-sided tests). Otherwise the matter is undecided. What does not vary over seeds, such as FLOPs, needs no test.",
-        "Claims: “more” or “less” is supported by a difference that way, refuted by one the other way or by equivalence; "
-        "“the same” is supported by equivalence, refuted by a difference without it.",
-        "Intervals of one arm's mean are Student's. FLOPs are those of matrix products, forward and backward, in closed "
-        "form, 2 per multiply-accumulate.",
+        "Differences: mean over seeds of b less a, its 95 % BCa bootstrap interval, and a two-sided sign-flip test, "
+        f"whose p is adjusted by Holm over the {plural(findings.family, 'test')} on this page. A difference is found if "
+        f"the interval excludes 0 and p is below {LEVEL:g}, equivalence if the 90 % interval lies within the margin (two "
+        "one-sided tests). Otherwise the matter is undecided. What does not vary over seeds, such as FLOPs, needs no "
+        "test.",
+        "Claims: “more” or “less” is supported by a difference that way, refuted by one the other way or by "
+        "equivalence; “the same” is supported by equivalence, refuted by a difference without it.",
+        "Intervals of one arm's mean are Student's. FLOPs are those of matrix products, forward and backward, in "
+        "closed form, 2 per multiply-accumulate.",
         f"Machine: {noted['device']}. Precision: {noted['precision']}. Attention: {noted['attention/backend']}.",
         f"PyTorch {noted['torch']}. Commit {noted['commit']}.",
         f"This page is made of reports/{study.name}/results.csv and the study file alone, by python -m vit.report.",
@@ -257,7 +242,7 @@ def mcnemar_text(findings: Findings, test: Difference) -> str:
         return "not measured"
     seeds, result = counted
     p = f"p = {result.p:.2g}" if result.p >= 0.001 else "p < 0.001"
-    return f"{result.only_b:,} only {test.b}, {result.only_a:,} only {test.a}, {p}, n = {seeds}"
+    return f"{result.only_b:,} against {result.only_a:,} in {plural(seeds, 'seed')}, {p}"
 
 
 def mean_and_sd(arm: Arm, key: str) -> str:
