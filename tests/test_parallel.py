@@ -28,7 +28,14 @@ ROOT = Path(__file__).parents[1]
 Start = Callable[..., subprocess.Popen]
 
 # What depends on the clock, the memory or the place of a run.
-OF_THE_RUN = ("compute/train_seconds", "train/images_per_second", "compute/mfu", "compute/peak_memory_bytes")
+OF_THE_RUN = (
+    "compute/train_seconds",
+    "train/images_per_second",
+    "compute/mfu",
+    "compute/peak_memory_bytes",
+    "inference/batch_1_seconds",
+    "inference/batch_256_seconds",
+)
 
 
 @pytest.fixture

@@ -29,7 +29,14 @@ from vit.training import Training, seed_of
 Make = Callable[..., Config]
 
 # What depends on the clock or the memory of the machine; all else is reproducible.
-OF_THE_MACHINE = ("compute/train_seconds", "train/images_per_second", "compute/mfu", "compute/peak_memory_bytes")
+OF_THE_MACHINE = (
+    "compute/train_seconds",
+    "train/images_per_second",
+    "compute/mfu",
+    "compute/peak_memory_bytes",
+    "inference/batch_1_seconds",
+    "inference/batch_256_seconds",
+)
 
 
 def outcome(folder: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
@@ -193,6 +200,7 @@ class TestLoop:
         steps = {"train/loss", "train/acc", "train/lr", "train/grad_norm", "train/images_per_second"}
         val = {"val/loss", "val/acc"}
         end = {"test/loss", "test/acc", "test/ece", "best/val_acc", "compute/peak_memory_bytes", "compute/mfu"}
+        end |= {"inference/batch_1_seconds", "inference/batch_256_seconds"}
         assert kinds == [start, steps, val, steps, steps, val, end]
         assert all(axes <= set(row) for row in rows)
         # 12 steps of 20 images, each costing what the closed form says.

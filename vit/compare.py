@@ -16,7 +16,7 @@ from vit.checks import Diverged, UsageError
 from vit.cli import Interrupted, say, stop_signals
 from vit.config import CompareConfig, Config, flatten
 from vit.results import Results
-from vit.run_folder import TITLES, accuracy_of
+from vit.run_folder import TITLES, accuracy_of, read_correct, read_curve
 from vit.study import Run, load_study, overrides
 
 
@@ -124,7 +124,8 @@ def finish(process: subprocess.Popen, run: Run, results: Results) -> bool:
     output, _ = process.communicate()
     if process.returncode == 0:
         summary = json.loads(output.splitlines()[-1])
-        results.add(run, summary)
+        folder = Path(summary["run"])
+        results.add(run, summary, read_correct(folder), read_curve(folder))
         key = accuracy_of(summary)
         say(f"{run.config.name}: {TITLES[key]} {summary[key]:.2%}, {summary['compute/train_seconds']:.0f} seconds")
         return True

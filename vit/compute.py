@@ -9,6 +9,7 @@ import importlib.util
 import platform
 import re
 import resource
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -16,7 +17,7 @@ from pathlib import Path
 import torch
 
 from vit.config import ViTConfig
-from vit.model import plain_products
+from vit.model import VisionTransformer, plain_products
 
 
 def count_params(config: ViTConfig) -> int:
@@ -114,6 +115,22 @@ def gemm_flops_per_second(device: torch.device, dtype: torch.dtype) -> float:
         synchronize(device)
         seconds.append(time.perf_counter() - start)
     return 2 * side**3 / min(seconds)
+
+
+@torch.no_grad()
+def latency_seconds(model: VisionTransformer, batch: int, device: torch.device) -> float:
+    """Seconds from normalised images on the device to logits: the median of passes that take 0.2 s together."""
+    side = model.config.image_size
+    images = torch.randn(batch, model.config.channels, side, side, device=device)
+    model(images)
+    seconds: list[float] = []
+    while sum(seconds) < 0.2 or len(seconds) < 3:
+        synchronize(device)
+        start = time.perf_counter()
+        model(images)
+        synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
 
 
 def synchronize(device: torch.device) -> None:

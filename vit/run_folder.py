@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from filelock import FileLock, Timeout
@@ -18,6 +18,9 @@ from filelock import FileLock, Timeout
 from vit.checks import UsageError
 from vit.config import Config, flatten
 from vit.files import atomic
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # What may differ when a run is resumed: where it runs and where it reports to, not what is trained.
 FREE = ("resume", "device", "runs_dir", "data.root")
@@ -120,3 +123,25 @@ def accuracy_of(summary: dict[str, Any]) -> str:
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
     with atomic(folder / "summary.json") as part:
         part.write_text(json.dumps(summary, indent=2) + "\n")
+
+
+def write_predictions(folder: Path, predicted: "Tensor", labels: "Tensor") -> None:
+    """Keep the predicted and true class of every test image: `test_predictions.csv`, in the order of the split."""
+    lines = [f"{guess},{label}" for guess, label in zip(predicted.tolist(), labels.tolist(), strict=True)]
+    with atomic(folder / "test_predictions.csv") as part:
+        part.write_text("\n".join(["predicted,label", *lines]) + "\n")
+
+
+def read_correct(folder: Path) -> list[bool] | None:
+    """Of every test image whether the finished run classified it right; None where the test split was not read."""
+    path = folder / "test_predictions.csv"
+    if not path.exists():
+        return None
+    pairs = (line.split(",") for line in path.read_text().splitlines()[1:])
+    return [guess == label for guess, label in pairs]
+
+
+def read_curve(folder: Path) -> list[tuple[int, float]]:
+    """Training FLOPs and validation accuracy of every evaluation."""
+    rows = (json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines())
+    return [(row["compute/train_flops"], row["val/acc"]) for row in rows if "val/acc" in row]

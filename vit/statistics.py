@@ -54,11 +54,14 @@ def paired(a: Sequence[float], b: Sequence[float]) -> Paired:
 
     The 95 % interval is the bias-corrected and accelerated bootstrap of the mean difference (BCa; Efron 1987, "Better
     Bootstrap Confidence Intervals"). It is too narrow for few seeds (with normal differences it covers about 88 % at
-    n = 8), which is why `verdict` asks for the test too. The test flips the signs of the differences, which are as
-    likely as not if the arms do not differ (Fisher 1935, "The Design of Experiments"), in all 2^n ways up to 13 pairs,
-    in 9999 random ways above. The 90 % interval is Student's, whose bounds are two one-sided tests at 5 % (Schuirmann
-    1987, "A Comparison of the Two One-Sided Tests Procedure and the Power Approach"): the bootstrap's would claim
-    equivalence too often.
+    n = 8), which is why `verdict` asks for the test too.
+
+    The test flips the signs of the differences, which are as likely as not if the arms do not differ (Fisher 1935, "The
+    Design of Experiments"): in all 2^n ways up to 13 pairs, in 9999 random ways above. It is exact where the
+    differences are symmetric about 0, as they are if nothing differs.
+
+    The 90 % interval is Student's, whose bounds are two one-sided tests at 5 % (Schuirmann 1987, "A Comparison of the
+    Two One-Sided Tests Procedure and the Power Approach"). The bootstrap's would claim equivalence too often.
 
     Args:
         a, b: one value per seed, in the same order of seeds, (n,) each; 12 significant digits of them count.
@@ -111,7 +114,8 @@ def mcnemar(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> McNemar:
 
     McNemar 1947, "Note on the Sampling Error of the Difference Between Correlated Proportions or Percentages", in its
     exact form: the predictions that only one arm has right are split like fair coins if the arms do not differ. It
-    speaks about these trained models on new images. That other seeds would agree is for `paired` to say.
+    speaks about these trained models on new images. That other seeds would agree is for `paired` to say: where seeds
+    spread more than images do, this test calls equal arms different far more often than one time in twenty.
 
     Args:
         a, b: whether each prediction was right, (seeds, images) each, the same seeds and images in both.

@@ -34,6 +34,7 @@ import yaml
 from vit.checks import UsageError, check, check_folder_name, check_seeds, check_types
 from vit.cli import parse
 from vit.config import Config, flatten
+from vit.statistics import pairs_needed
 
 # What a study itself sets, and what it leaves to the command that runs it.
 RESERVED = ("name", "seed", "seeds", "resume", "runs_dir", "train.test")
@@ -169,7 +170,7 @@ class Study:
         twice = set(self.comparisons) & set(self.interactions)
         check(not twice, "interactions", "labels that no comparison has", sorted(twice))
         if self.claims:
-            needed = pairs_needed(len(self.claims))
+            needed = pairs_needed(comparisons=len(self.claims))
             enough = len(self.seeds) >= needed
             check(
                 enough,

@@ -29,7 +29,7 @@ from vit.model import VisionTransformer
 from vit.optim import make_optimizers, schedule, set_lr, update_ema
 from vit.parallel import Team
 from vit.progress import Progress
-from vit.run_folder import source_commit, write_summary
+from vit.run_folder import source_commit, write_predictions, write_summary
 from vit.tracking import Row, Tracker, evaluation_media
 
 
@@ -247,6 +247,10 @@ class Training:
             images, labels = self.splits.test
             result = evaluate(best, images, labels, self.eval_batch_size, self.autocast, best.preprocess)
             row = result.row("test")
+            write_predictions(self.folder, result.probabilities.argmax(dim=1), labels)
+            with self.autocast:
+                for batch in (1, 256):
+                    row[f"inference/batch_{batch}_seconds"] = compute.latency_seconds(best, batch, self.device)
             media = partial(evaluation_media, result, images, labels, data.LABELS, "test")
         if config.data.val_images:
             row["best/val_acc"] = self.best_val_acc
