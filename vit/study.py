@@ -24,7 +24,6 @@ claims:                                # what is said, and the comparison that d
 
 import itertools
 import json
-import math
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -219,11 +218,6 @@ class Study:
 def overrides(settings: dict[str, Any]) -> list[str]:
     """Settings as `train.py` takes them on its command line."""
     return [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in settings.items()]
-
-
-def pairs_needed(claims: int) -> int:
-    """Fewest seeds with which a sign-flip test of n pairs, whose smallest p is 2 / 2^n, can stay below 0.05 / claims."""
-    return math.ceil(1 + math.log2(claims / 0.05))
 
 
 def load_study(path: str) -> Study:
