@@ -146,8 +146,9 @@ def differences(findings: Findings, look: dict[str, Look]) -> Chart:
         ends = (mean, mean) if single else (100 * test.paired.low, 100 * test.paired.high)
         told = {"comparison": test.label, "difference": amount(test, test.paired.mean), "seeds": str(test.paired.n)}
         told |= {"95 % interval": between(test) or "too few seeds", "reading": test.read(findings.margin)}
-        said = f"{told['difference'].split()[0]} {SIGNS[test.read(findings.margin)]}"
-        means.append({"said": said, "x": mean, "low": ends[0], "high": ends[1], "shape": style.shape, **drawn, **told})
+        value = told["difference"].split()[0]
+        words = {"long": f"{value} {told['reading']}", "brief": f"{value} {SIGNS[test.read(findings.margin)]}"}
+        means.append({**words, "x": mean, "low": ends[0], "high": ends[1], "shape": style.shape, **drawn, **told})
         dots += [{"x": 100 * value, **drawn} for _, value in sorted(test.differences.items())]
     reach = [*(dot["x"] for dot in dots), *(point[end] for point in means for end in ("low", "high"))]
     low, high = min(*reach, -1.3 * margin), max(*reach, 1.3 * margin)
@@ -163,6 +164,7 @@ def differences(findings: Findings, look: dict[str, Look]) -> Chart:
     data = {"band": [{"x": -margin, "x2": margin, "zero": 0}], "differences": dots, "mean_differences": means}
     band, spots, marks = (alt.Chart(alt.NamedData(name)) for name in data)
     shown = [alt.Tooltip(f"{key}:N") for key in told]
+    said = marks.transform_calculate(said="width > 450 ? datum.long : datum.brief")
     picture = alt.layer(
         band.mark_rect(color=INK, opacity=0.16).encode(x=x, x2="x2:Q"),
         band.mark_rule(color=INK).encode(x=alt.X("zero:Q")),
@@ -170,7 +172,7 @@ def differences(findings: Findings, look: dict[str, Look]) -> Chart:
         marks.mark_rule(strokeWidth=2.5).encode(x=alt.X("low:Q"), x2="high:Q", y=y, color=COLOUR),
         marks.mark_point(size=120, filled=True, opacity=1).encode(x=x, y=y, color=COLOUR, shape=SHAPE, tooltip=shown),
         marks.mark_text(align="left", fontWeight=600, dy=-19).encode(x=alt.value(4), y=y, text="comparison:N"),
-        marks.mark_text(align="right", dy=-19).encode(x=alt.value("width"), y=y, text="said:N"),
+        said.mark_text(align="right", dy=-19).encode(x=alt.value("width"), y=y, text="said:N"),
     )
     about = "Differences in test accuracy of every comparison, paired by seed, with interval and margin."
     return Chart("differences", "Differences", about, picture.properties(height=height), data, "differences")

@@ -49,6 +49,7 @@ tbody th { font-weight: 600; min-width: 8.5em; }
 tbody th:has(svg) { white-space: nowrap; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 td.words { min-width: 11em; }
+td.line { white-space: nowrap; }
 .supported, .higher, .lower { color: var(--yes); font-weight: 600; white-space: nowrap; }
 .refuted { color: var(--no); font-weight: 600; white-space: nowrap; }
 .equivalent { font-weight: 600; white-space: nowrap; }

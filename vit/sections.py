@@ -136,7 +136,7 @@ def arms_table(findings: Findings, marks: Sequence[str]) -> str:
         cells: list[Cell] = [arm.name, (n, "number"), (mean_and_sd(arm, ACCURACY), "number"), (interval, "number")]
         cells += [setting(arm.settings.get(key)) for key in keys]
         if tuned:
-            cells.append(", ".join(f"{key} {setting(value)}" for key, value in arm.choice.items()))
+            cells.append((", ".join(f"{key} {setting(value)}" for key, value in arm.choice.items()), "line"))
         cells.append((mean_and_sd(arm, "best/val_acc"), "number"))
         cells += [(short((arm.mean(cost.key) or 0.0) * cost.scale), "number") for cost in costs]
         rows.append(cells)
@@ -157,7 +157,7 @@ def comparisons_table(findings: Findings) -> Iterator[str]:
         cells.append((amount(test, test.paired.mean, unit=False) if test.paired else "", "number"))
         cells += [(between(test), "number"), (p_text(test), "number"), (f"{figures.SIGNS[reading]} {reading}", reading)]
         cells.append((f"{ratio:.2f} times" if ratio else "", "number"))
-        cells.append((mcnemar_text(findings, test) if plain else "", "words"))
+        cells.append((mcnemar_text(findings, test) if plain else "", "line"))
         rows.append(cells)
     if not rows:
         return
@@ -190,16 +190,16 @@ def methods(findings: Findings) -> str:
         for key in ("device", "precision", "attention/backend", "torch", "commit")
     }
     items = [
-        f"Seeds {listed(study.seeds)}. Arms alike in data and batch size see the same images in the same order. A seed counts "
-        "in a comparison only if both arms have finished it.",
+        f"Seeds {listed(study.seeds)}. Arms alike in data and batch size see the same images in the same order. A seed "
+        "counts in a comparison only if both arms have finished it.",
         f"Splits: {listed(validation)} validation images, the same for every seed, {chooses}. The 10000 test images "
         "were read once, at the end of each run.",
         tuning(findings),
         "Differences: mean over seeds of b less a, its 95 % BCa bootstrap interval, and a two-sided sign-flip test, "
-        f"whose p is adjusted by Holm over the {plural(findings.family, 'test')} on this page. A difference is found if "
-        f"the interval excludes 0 and p is below {LEVEL:g}, equivalence if the 90 % interval lies within the margin (two "
-        "one-sided tests). Otherwise the matter is undecided. What does not vary over seeds, such as FLOPs, needs no "
-        "test.",
+        f"whose p is adjusted by Holm over the {plural(findings.family, 'test')} on this page. A difference is found "
+        f"if the interval excludes 0 and p is below {LEVEL:g}, equivalence if the 90 % interval lies within the margin "
+        "(two one-sided tests). Otherwise the matter is undecided. What does not vary over seeds, such as FLOPs, needs "
+        "no test.",
         "Claims: “more” or “less” is supported by a difference that way, refuted by one the other way or by "
         "equivalence; “the same” is supported by equivalence, refuted by a difference without it.",
         "Intervals of one arm's mean are Student's. FLOPs are those of matrix products, forward and backward, in "
