@@ -3,6 +3,7 @@
 import json
 import textwrap
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ def for_page(chart: Chart) -> dict[str, Any]:
     return fitted.configure(**CONFIG, font=PAGE_FONT).to_dict() | {"datasets": chart.data}
 
 
+@cache
 def bundle() -> str:
     """JavaScript with Vega, Vega-Lite and Vega-Embed, which sets `vegaEmbed`."""
     import vl_convert

@@ -91,8 +91,10 @@ def accuracy_against(cost: Quantity, findings: Findings, look: dict[str, Look]) 
         symbols = several.mark_point(size=90, filled=True, opacity=1, xOffset=offset)
         layers.append(symbols.encode(x=x, y=y, color=COLOUR, shape=SHAPE, tooltip=shown))
     first = marks.transform_filter("datum.name && !datum.last").mark_text(align="left", dx=8, dy=-11, fontWeight=600)
-    last = marks.transform_filter("datum.last").mark_text(align="right", dx=-8, dy=-11, fontWeight=600)
-    layers += [text.encode(x=x, y=y, text="name:N") for text in (first, last)]
+    layers.append(first.encode(x=x, y=y, text="name:N"))
+    if len(best) > 1:  # the last name would reach over the edge
+        last = marks.transform_filter("datum.last").mark_text(align="right", dx=-8, dy=-11, fontWeight=600)
+        layers.append(last.encode(x=x, y=y, text="name:N"))
     about = f"Test accuracy of {len(arms)} arms against {cost.title}: means, intervals, seeds and Pareto front."
     file = "accuracy" if cost == main_cost(arms) else ""
     return Chart(f"accuracy_{slug(cost)}", cost.axis, about, alt.layer(*layers).properties(height=360), data, file)

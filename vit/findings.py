@@ -236,7 +236,9 @@ def sentence(findings: Findings) -> str:
     )
     if differ:
         largest = max(differ, key=lambda test: abs(test.paired.mean) if test.paired else 0.0)
-        text = f"Test accuracy differs in {len(differ)} of {len(tests)} comparisons, most in “{largest.label}”"
+        small = sum(test.judge(findings.margin, "same") == "supported" for test in differ)
+        within = f" ({small} of them by less than the margin of {margin})" if small else ""
+        text = f"Test accuracy differs in {len(differ)} of {len(tests)} comparisons{within}, most in “{largest.label}”"
         return f"{text}: {effect(largest)}{'; ' + rest if rest else ''}."
     if findings.least_p >= LEVEL:
         few = f"So few seeds cannot show a difference in {findings.family} tests at once"

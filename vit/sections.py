@@ -155,7 +155,7 @@ def comparisons_table(findings: Findings) -> Iterator[str]:
             (str(test.paired.n if test.paired else 0), "number"),
         ]
         cells.append((amount(test, test.paired.mean, unit=False) if test.paired else "", "number"))
-        cells += [(between(test), "number"), (p_text(test), "number"), (f"{figures.SIGNS[reading]} {reading}", reading)]
+        cells += [(between(test), "number"), (p_text(test), "number"), (said(findings, test), reading)]
         cells.append((f"{ratio:.2f} times" if ratio else "", "number"))
         cells.append((mcnemar_text(findings, test) if plain else "", "line"))
         rows.append(cells)
@@ -172,6 +172,12 @@ def comparisons_table(findings: Findings) -> Iterator[str]:
     if findings.least_p >= LEVEL:
         parts.insert(0, page.paragraph(weak(findings), "note warning"))
     yield page.section("Comparisons", *parts)
+
+
+def said(findings: Findings, test: Difference) -> str:
+    reading = test.read(findings.margin)
+    small = reading in ("higher", "lower") and test.judge(findings.margin, "same") == "supported"
+    return f"{figures.SIGNS[reading]} {reading}{', within the margin' * small}"
 
 
 def weak(findings: Findings) -> str:
