@@ -74,7 +74,7 @@ def accuracy_against(cost: Quantity, findings: Findings, look: dict[str, Look]) 
     line, spots, marks = (alt.Chart(alt.NamedData(name)) for name in data)
 
     far = spread(arms, cost.key) >= DECADE
-    scale = alt.Scale(type="log" if far else "linear", zero=False, nice=not far, padding=26)
+    scale = alt.Scale(type="log", nice=False, padding=26) if far else alt.Scale(zero=False, padding=26)
     x = alt.X("x:Q", title=cost.axis, scale=scale, axis=alt.Axis(tickCount=5, format=",.4~r"))
     y = alt.Y("y:Q", title="test accuracy (%)", scale=alt.Scale(zero=False, padding=16))
     shown = [
