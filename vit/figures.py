@@ -219,7 +219,7 @@ def costs_by_heads(arms: Sequence[Arm], look: dict[str, Look]) -> Iterator[Chart
         heads = sorted({point["heads"] for point in points})
         reach = [point[end] for point in points for end in ("low", "high")]
         # At least from 0.8 to 1.25, so that noise does not look like a difference.
-        scale = alt.Scale(domain=[min([0.8, *reach]), max([1.25, *reach])], nice=False)
+        scale = alt.Scale(domain=[0.98 * min([0.82, *reach]), 1.02 * max([1.23, *reach])], nice=False)
         x = alt.X("heads:O", title="heads", sort=heads, axis=alt.Axis(labelAngle=0))
         y = alt.Y("y:Q", title="times that of one head", scale=scale, axis=alt.Axis(tickCount=5, format=".3~r"))
         data = {"one": [{"y": 1}], f"ratios_{slug(cost)}": points}
