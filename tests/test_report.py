@@ -284,7 +284,7 @@ def test_a_page_asks_for_nothing_from_elsewhere(make: Any, tmp_path: Path) -> No
     assert "default-src 'none'" in html
 
 
-def test_every_study_with_results_has_a_page_by_command(tmp_path: Path) -> None:
+def test_the_command_writes_a_page_or_says_what_is_missing(tmp_path: Path) -> None:
     def report(reports: Path) -> subprocess.CompletedProcess:
         command = [sys.executable, "-m", "vit.report", "configs/studies/quickstart.yaml", f"--reports_dir={reports}"]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

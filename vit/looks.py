@@ -8,10 +8,10 @@ from typing import Any
 from vit.arms import Arm
 from vit.study import Study
 
-# A colour for each head count, the same in every study. All differ for colour-blind eyes (after Okabe & Ito 2008 and
-# Tol 2021) and have a contrast of at least 3 : 1 on white and on the page's dark background.
-COLOURS = {"1": "#d55e00", "2": "#a67c00", "4": "#0072b2", "8": "#009e73", "16": "#8a63c9", "3": "#2492b8",
-           "6": "#c2669b", "12": "#6f7c8a"}  # fmt: skip
+# A colour for each head count, the same in every study. Colour-blind eyes tell them apart, and all have a contrast of
+# at least 3 : 1 on white and on the page's dark background (tests/test_looks.py); shapes help where hues are many.
+COLOURS = {"1": "#e1781e", "2": "#964b78", "4": "#0f69b4", "8": "#a58778", "16": "#c31e2d", "3": "#d278a5",
+           "6": "#8787ff", "12": "#f05a4b"}  # fmt: skip
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 3], [4, 1], [1, 3], [10, 2, 2, 2])
 INK = "#7a828e"  # what belongs to no arm
 # Outlines of Vega's shapes of these names within a square from -1 to 1, for the page's own legend.

@@ -182,7 +182,7 @@ def said(findings: Findings, test: Difference) -> str:
 
 def weak(findings: Findings) -> str:
     return (
-        f"So few seeds cannot show a difference in {plural(findings.family, 'test')} at once: the smallest adjusted p "
+        f"So few seeds cannot show a difference in {plural(findings.family, 'test')}: the smallest adjusted p "
         f"in reach may be {findings.least_p:.2g}. Read “undecided” accordingly; equivalence can still be shown."
     )
 
@@ -206,8 +206,11 @@ def methods(findings: Findings) -> str:
         f"if the interval excludes 0 and p is below {LEVEL:g}, equivalence if the 90 % interval lies within the margin "
         "(two one-sided tests). Otherwise the matter is undecided. What does not vary over seeds, such as FLOPs, needs "
         "no test.",
-        "Claims: “more” or “less” is supported by a difference that way, refuted by one the other way or by "
-        "equivalence; “the same” is supported by equivalence, refuted by a difference without it.",
+        *[
+            "Claims: “more” or “less” is supported by a difference that way, refuted by one the other way or by "
+            "equivalence; “the same” is supported by equivalence, refuted by a difference without it."
+        ]
+        * bool(study.claims),
         "Intervals of one arm's mean are Student's. FLOPs are those of matrix products, forward and backward, in "
         "closed form, 2 per multiply-accumulate.",
         f"Machine: {noted['device']}. Precision: {noted['precision']}. Attention: {noted['attention/backend']}.",
