@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vit.looks import COLOURS, INK
+from vit.report.looks import COLOURS, INK
 
 PAPERS = {"light": "#ffffff", "dark": "#14171b"}
 # Linear RGB as seen with each kind of dichromacy (Machado, Oliveira & Fernandes 2009, severity 1).

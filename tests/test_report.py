@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 import yaml
 
-from vit import drawing
 from vit.checks import UsageError
-from vit.report import write_report
+from vit.report import drawing, write_report
 from vit.study import Study, load_study
 
 ROOT = Path(__file__).parents[1]

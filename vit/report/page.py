@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
-from vit.looks import SHAPES, Look
+from vit.report.looks import SHAPES, Look
 
 # Nothing may be fetched; Vega compiles its expressions, which is what unsafe-eval allows.
 POLICY = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data:"

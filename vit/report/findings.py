@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from vit.arms import COSTS, Arm, Quantity, costs_of, quantity, spread
+from vit.report.arms import COSTS, Arm, Quantity, costs_of, quantity, spread
 from vit.statistics import LEVEL, McNemar, Paired, Verdict, holm, mcnemar, paired, verdict
 from vit.study import Claim, Study
 

@@ -6,47 +6,11 @@ A page has the finding, the charts (figures.py), the claims, choices and tables 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from vit.checks import UsageError, check_types
-from vit.cli import door
 from vit.files import atomic
-from vit.results import Results, Row
-from vit.study import Study, load_study
-
-
-@dataclass
-class ReportConfig:
-    """Write the page of a study from its results.csv.
-
-    Args:
-        study: YAML file of the study.
-        reports_dir: folder that holds results.csv, in a folder of the study's name.
-    """
-
-    study: str
-    reports_dir: str = "reports"
-
-    def __post_init__(self) -> None:
-        check_types(self)
-
-
-def main(config: ReportConfig) -> dict[str, Any]:
-    """Write the page of a study.
-
-    Returns:
-        Its path, as "page".
-
-    Raises:
-        UsageError: the study or its results.csv cannot be read.
-    """
-    study = load_study(config.study)
-    path = Path(config.reports_dir) / study.name / "results.csv"
-    if not path.exists():
-        raise UsageError(f"{path}: no such file; python compare.py {config.study} makes it")
-    return {"page": str(write_report(study, list(Results(path, study).rows.values()), path.parent))}
+from vit.results import Row
+from vit.study import Study
 
 
 def write_report(study: Study, rows: Sequence[Row], folder: Path) -> Path:
@@ -58,10 +22,10 @@ def write_report(study: Study, rows: Sequence[Row], folder: Path) -> Path:
     Raises:
         UsageError: a row is damaged, or there is no finished run. Nothing is written then.
     """
-    from vit import drawing, figures, page, sections  # with Altair and SciPy, which take a second
-    from vit.arms import differing, read_arms
-    from vit.findings import Findings, sentence
-    from vit.looks import looks
+    from vit.report import drawing, figures, page, sections  # with Altair and SciPy, which take a second
+    from vit.report.arms import differing, read_arms
+    from vit.report.findings import Findings, sentence
+    from vit.report.looks import looks
 
     arms = read_arms(study, rows)
     findings = Findings(study, arms)
@@ -79,7 +43,3 @@ def write_report(study: Study, rows: Sequence[Row], folder: Path) -> Path:
     with atomic(folder / "index.html") as part:
         part.write_text(whole, encoding="utf-8")
     return folder / "index.html"
-
-
-if __name__ == "__main__":
-    door(main, ReportConfig)

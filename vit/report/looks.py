@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vit.arms import Arm
+from vit.report.arms import Arm
 from vit.study import Study
 
 # A colour for each head count, the same in every study. Colour-blind eyes tell them apart, and all have a contrast of

@@ -9,9 +9,9 @@ from typing import Any
 
 import altair as alt
 
-from vit.figures import COLOUR, SHAPE, Chart
 from vit.files import atomic
-from vit.looks import Look
+from vit.report.figures import COLOUR, SHAPE, Chart
+from vit.report.looks import Look
 
 PAGE_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 FILE_FONT = "Liberation Sans, Arial, Helvetica, sans-serif"  # the first comes with vl-convert: the same everywhere

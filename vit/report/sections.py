@@ -5,11 +5,11 @@ import math
 import statistics
 from collections.abc import Iterator, Sequence
 
-from vit import figures, page
-from vit.arms import Arm, costs_of, differing, short
-from vit.findings import ACCURACY, Difference, Findings, amount, between
-from vit.looks import Look
-from vit.page import Cell
+from vit.report import figures, page
+from vit.report.arms import Arm, costs_of, differing, short
+from vit.report.findings import ACCURACY, Difference, Findings, amount, between
+from vit.report.looks import Look
+from vit.report.page import Cell
 from vit.statistics import LEVEL, mean_interval, pairs_needed
 
 VERDICTS = {"supported": "✓ supported", "refuted": "✗ refuted", "undecided": "? undecided"}

@@ -8,9 +8,9 @@ from typing import Any
 
 import altair as alt
 
-from vit.arms import Arm, Quantity, costs_of, quantity, spread
-from vit.findings import ACCURACY, Findings, amount, between, front, main_cost
-from vit.looks import INK, Look
+from vit.report.arms import Arm, Quantity, costs_of, quantity, spread
+from vit.report.findings import ACCURACY, Findings, amount, between, front, main_cost
+from vit.report.looks import INK, Look
 from vit.statistics import mean_interval
 
 Points = list[dict[str, Any]]
