@@ -61,7 +61,7 @@ def parse(settings: type[Settings], arguments: list[str]) -> Settings:
     """Build `settings` from its defaults, then `--config FILE`, then `--dotted.key=value`, each over the one before.
 
     Fields without a default are positional arguments, in their order; one that is a list takes one or more of them.
-    `--key` alone means `--key=true` for a boolean.
+    `--key` alone means `--key=true` for a boolean, `--some-key` the same as `--some_key`.
 
     Raises:
         UsageError: an unknown key, a wrong type or an impossible value; the text names it.
@@ -84,6 +84,7 @@ def parse(settings: type[Settings], arguments: list[str]) -> Settings:
         else:
             parser.add_argument(name, type=types[name])
     parser.add_class_arguments(settings, skip=set(positional))
+    arguments = [re.sub(r"^--[^=]+", underscored, argument) for argument in arguments]
     bare = {f"--{key}" for key, kind in types.items() if kind is bool}
     arguments = [
         f"{argument}=true" if argument in bare and after.lower() not in ("true", "false") else argument
@@ -97,6 +98,11 @@ def parse(settings: type[Settings], arguments: list[str]) -> Settings:
     except (TypeError, ValueError, OverflowError) as error:  # a group that is no mapping, a file that is no text
         raise UsageError(f"--config: the settings cannot be read ({error})") from None
     return settings(**{field.name: values[field.name] for field in fields(settings)})  # type: ignore[arg-type]
+
+
+def underscored(option: re.Match[str]) -> str:
+    """`--batch-size` as `--batch_size`: people write both."""
+    return "--" + option[0][2:].replace("-", "_")
 
 
 def dotted_types(settings: type) -> dict[str, Any]:
