@@ -3,8 +3,10 @@
 Drop a picture, and see what one checkpoint, or two side by side, take it for and where each head of each block looks.
 """
 
+import base64
 import html
 import importlib.util
+import io
 import os
 import signal
 import socket
@@ -30,14 +32,26 @@ SHOWN = 640  # pixels: longer side of the picture on the page
 
 STYLE = """
 .gradio-container {max-width: 1200px !important; margin: 0 auto !important}
-.refusal {border-left: 4px solid #c2410c; padding: 8px 12px; overflow-wrap: anywhere}
+h1, h2, .refusal {overflow-wrap: anywhere}
+.refusal {border-left: 4px solid #c2410c; padding: 8px 12px}
+#picture img {width: 100%; height: 100%; object-fit: contain}
+.tiles {display: grid; grid-template-columns: repeat(auto-fill, minmax(min(120px, 30%), 1fr)); gap: 8px}
+.gradio-container h1, .gradio-container h2, .gradio-container h3 {margin: 0 0 6px}
+.tiles figure, .tiles img {margin: 0; width: 100%; border-radius: 4px}
+.tiles figcaption {font-size: 12px; line-height: 1.3; padding-top: 2px}
+/* gradio's own grid is at least 100 pixels a column, which five are too wide for on a phone */
+#examples .grid-wrap {min-height: 0; max-height: none; overflow: visible}
+#examples .grid-container {padding-top: 22px; grid-template: none / repeat(5, minmax(0, 1fr)); grid-auto-rows: auto}
+#examples .thumbnail-item {height: auto; aspect-ratio: auto}
+#examples .thumbnail-item img {aspect-ratio: 1}
+#examples .caption-label {position: static; max-width: none; padding: 1px 0; border: 0; text-align: center; font-size: 11px}
 """
 HELP = """A patch is as bright as it is looked at, from 0 to the most of its own tile; the number says how many times
 the even share that most is. The rollout follows the attention through all blocks; the mean is that of a block's heads."""
 
 
 class Seen(NamedTuple):
-    """What the page keeps of a picture."""
+    """What the page keeps of a picture, to draw other blocks."""
 
     picture: "Image"  # RGB, TILE x TILE
     maps: "list[list[Tensor]]"  # attention, for each model L x (1, H, N, N)
@@ -110,11 +124,12 @@ def facts(model: "VisionTransformer") -> str:
 
     heads = sorted(set(model.config.block_heads))
     count = f"{heads[0]} to {heads[-1]} heads" if len(heads) > 1 else f"{heads[0]} head{'s' * (heads != [1])}"
-    parts = [count, f"{compute.count_params(model.config):,} parameters"]
+    depth = f"{model.config.depth} block{'s' * (model.config.depth > 1)}"
+    parts = [f"{depth} of {count}", f"{compute.count_params(model.config):,} parameters"]
     results = (model.description or {})["results"]
     for key, words in (("test/acc", "test accuracy"), ("val/acc", "validation accuracy")):
         if isinstance(results.get(key), float):
-            return " · ".join([*parts, f"{words} {results[key]:.2%}"])
+            return " · ".join([*parts, f"{words} {100 * results[key]:.2f}\N{NO-BREAK SPACE}%"])
     return " · ".join(parts)
 
 
@@ -140,24 +155,29 @@ def look(models: "list[VisionTransformer]", file: str) -> "tuple[Image, list[dic
     return picture, answers, seen
 
 
-def tiles(model: "VisionTransformer", maps: "list[Tensor]", picture: "Image", block: int) -> "list[tuple[Image, str]]":
-    """Where a model looks: rollout, mean of the block, each head of it; nothing if it has no such block."""
+def tiles(model: "VisionTransformer", maps: "list[Tensor]", picture: "Image", block: int) -> str:
+    """Where a model looks, as HTML: rollout, mean of the block and each head of it."""
     from vit.heads import block_tiles, rollout_tile
 
     if block >= len(maps):
-        return []
+        return f"<p>There is no block {block}.</p>"
     tokens = model.config.patches
-    found = [rollout_tile(picture, maps, tokens), *block_tiles(picture, maps, tokens, block)]
-    return [(image, words) for words, image in found]
+    figures = []
+    for words, image in [rollout_tile(picture, maps, tokens), *block_tiles(picture, maps, tokens, block)]:
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        source = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        figures.append(f'<figure><img src="{source}" alt="{words}"><figcaption>{words}</figcaption></figure>')
+    return f'<div class="tiles">{"".join(figures)}</div>'
 
 
 def build(models: "list[VisionTransformer]", names: list[str], examples: list[tuple[str, str]]) -> "gradio.Blocks":
     """The page; gradio must not have been imported before its environment is set."""
     import gradio as gr
 
-    depth = max(model.config.depth for model in models)
     title = f"What {' and '.join(names)} see{'s' * (len(models) == 1)}"
-    # What was dropped and what was drawn is deleted after an hour.
+    last = max(model.config.depth for model in models) - 1
+    # What was dropped and shown is deleted after an hour.
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.HTML(f"<h1>{html.escape(title)}</h1>")
         seen = gr.State()
@@ -165,76 +185,58 @@ def build(models: "list[VisionTransformer]", names: list[str], examples: list[tu
             with gr.Column(min_width=300):
                 # Not gr.Image: that would decode the file before vit.pictures can refuse it.
                 file = gr.File(label="Drop a picture", height=140)
-                if examples:
-                    gallery = gr.Gallery(
-                        examples,
-                        label="or take a test image of CIFAR-10",
-                        columns=5,
-                        height="auto",
-                        allow_preview=False,
-                        buttons=[],
-                        interactive=False,
-                        elem_id="examples",
-                    )
-            with gr.Column(min_width=300):
-                refusal = gr.HTML(elem_id="refusal")
-                picture = gr.Image(
-                    label="The picture", height=300, format="png", buttons=[], interactive=False, elem_id="picture"
-                )
-        with gr.Row():
-            labels = []
-            for model, name in zip(models, names, strict=True):
-                with gr.Column(min_width=300):
-                    gr.HTML(f"<h2>{html.escape(name)}</h2><p>{html.escape(facts(model))}</p>")
-                    labels.append(gr.Label(num_top_classes=5, label="Most probable", elem_classes="answer"))
-        block = gr.Slider(
-            0, depth - 1, 0, step=1, label="Block", buttons=[], visible=depth > 1, elem_id="block", interactive=True
-        )
-        with gr.Row():
-            heads = [
-                gr.Gallery(
-                    label=f"Where {name} looks",
-                    columns=3,
-                    height="auto",
-                    format="png",
-                    object_fit="contain",
+                refusal = gr.HTML(visible=False)
+                offered = gr.Gallery(
+                    examples,
+                    label="or take a test image of CIFAR-10",
+                    visible=bool(examples),
+                    interactive=False,
                     allow_preview=False,
                     buttons=[],
-                    interactive=False,
-                    min_width=300,
-                    elem_classes="heads",
+                    elem_id="examples",
                 )
-                for name in names
-            ]
-        gr.HTML(f"<p>{HELP}</p>")
+            with gr.Column(min_width=300):
+                picture = gr.Image(
+                    show_label=False, height="min(340px, 60vw)", format="png", buttons=[], elem_id="picture"
+                )
+        with gr.Row():
+            answers = []
+            for model, name in zip(models, names, strict=True):
+                with gr.Column(min_width=300):
+                    gr.HTML(f"<h2>{html.escape(name)}</h2>{html.escape(facts(model))}")
+                    answers.append(gr.Label(num_top_classes=5, label="Most probable"))
+        block = gr.Slider(0, last, 0, step=1, label="Block", buttons=[], interactive=True, visible=last > 0)
+        with gr.Row():
+            heads = [gr.HTML(min_width=300) for _ in models]
+        gr.HTML(HELP)
 
-        def draw(seen: Seen | None, block: int) -> Any:
-            shown = [[] for _ in models]
-            if seen is not None:
-                shown = [tiles(model, maps, seen.picture, block) for model, maps in zip(models, seen.maps, strict=True)]
-            return shown if len(shown) > 1 else shown[0]
+        def draw(seen: Seen | None, block: int) -> dict[Any, str]:
+            if seen is None:
+                return dict.fromkeys(heads, "")
+            drawn = {}
+            for place, name, model, maps in zip(heads, names, models, seen.maps, strict=True):
+                figures = tiles(model, maps, seen.picture, block)
+                drawn[place] = f"<h3>Where {html.escape(name)} looks</h3>{figures}"
+            return drawn
 
         def show(path: str, block: int) -> dict[Any, Any]:
             try:
-                image, answers, kept = look(models, path)
+                image, found, kept = look(models, path)
             except UsageError as error:
                 # Gradio puts a file in a folder of its own, whose name says nothing to its owner.
                 reason = html.escape(str(error).removeprefix(f"{Path(path).parent}{os.sep}"))
-                blank: dict[Any, Any] = dict.fromkeys([picture, seen, *labels])
-                return blank | {file: None, refusal: f'<p class="refusal">{reason}</p>'} | dict.fromkeys(heads, [])
-            drawn = (tiles(model, maps, kept.picture, block) for model, maps in zip(models, kept.maps, strict=True))
-            answered = dict(zip(labels, answers, strict=True)) | dict(zip(heads, drawn, strict=True))
-            return answered | {file: None, refusal: "", picture: image, seen: kept}
+                blank: dict[Any, Any] = dict.fromkeys([file, picture, seen, *answers]) | draw(None, block)
+                return blank | {refusal: gr.HTML(f'<p class="refusal">{reason}</p>', visible=True)}
+            answered = {file: None, refusal: gr.HTML(visible=False), picture: image, seen: kept}
+            return answered | dict(zip(answers, found, strict=True)) | draw(kept, block)
 
-        outputs = [file, refusal, picture, seen, *labels, *heads]
-        file.upload(show, [file, block], outputs)
+        def choose(block: int, event: gr.SelectData) -> dict[Any, Any]:
+            return show(examples[event.index][0], block)
+
+        shown = [file, refusal, picture, seen, *answers, *heads]
+        file.upload(show, [file, block], shown)
+        offered.select(choose, block, shown)
         block.change(draw, [seen, block], heads, show_progress="hidden", trigger_mode="always_last")
-        if examples:
-
-            def choose(block: int, event: gr.SelectData) -> dict[Any, Any]:
-                return show(examples[event.index][0], block)
-
-            gallery.select(choose, block, outputs)
     return page
 
 
