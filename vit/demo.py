@@ -44,10 +44,11 @@ h1, h2, .refusal {overflow-wrap: anywhere}
 #examples .grid-container {padding-top: 22px; grid-template: none / repeat(5, minmax(0, 1fr)); grid-auto-rows: auto}
 #examples .thumbnail-item {height: auto; aspect-ratio: auto}
 #examples .thumbnail-item img {aspect-ratio: 1}
-#examples .caption-label {position: static; max-width: none; padding: 1px 0; border: 0; text-align: center; font-size: 11px}
+#examples .caption-label {position: static; max-width: none; padding: 1px 0; border: 0; text-align: center;
+  font-size: 11px}
 """
 HELP = """A patch is as bright as it is looked at, from 0 to the most of its own tile; the number says how many times
-the even share that most is. The rollout follows the attention through all blocks; the mean is that of a block's heads."""
+the even share that most is. The mean is that of the block's heads; the rollout follows attention through all blocks."""
 
 
 class Seen(NamedTuple):
@@ -113,20 +114,24 @@ def write_examples(root: Path, folder: Path) -> list[tuple[str, str]]:
 
 
 def names(models: "list[VisionTransformer]") -> list[str]:
-    """The name of each model's run, numbered if it is that of the other, too."""
-    found = [str((model.description or {})["training"].get("name") or "model") for model in models]
+    """The name of each model's run, numbered if both have the same."""
+    found = []
+    for model in models:
+        assert model.description is not None
+        found.append(str(model.description["training"].get("name") or "model"))
     return found if len(set(found)) == len(found) else [f"{name} ({index})" for index, name in enumerate(found, 1)]
 
 
 def facts(model: "VisionTransformer") -> str:
-    """Heads, parameters and the accuracy that its config.json tells, that on test images if it is known."""
+    """Heads, parameters and the accuracy that its config.json tells: on test images, else validation, else none."""
     from vit import compute
 
+    assert model.description is not None
     heads = sorted(set(model.config.block_heads))
     count = f"{heads[0]} to {heads[-1]} heads" if len(heads) > 1 else f"{heads[0]} head{'s' * (heads != [1])}"
     depth = f"{model.config.depth} block{'s' * (model.config.depth > 1)}"
     parts = [f"{depth} of {count}", f"{compute.count_params(model.config):,} parameters"]
-    results = (model.description or {})["results"]
+    results = model.description["results"]
     for key, words in (("test/acc", "test accuracy"), ("val/acc", "validation accuracy")):
         if isinstance(results.get(key), float):
             return " · ".join([*parts, f"{words} {100 * results[key]:.2f}\N{NO-BREAK SPACE}%"])
@@ -207,7 +212,10 @@ def build(models: "list[VisionTransformer]", names: list[str], examples: list[tu
                     answers.append(gr.Label(num_top_classes=5, label="Most probable"))
         block = gr.Slider(0, last, 0, step=1, label="Block", buttons=[], interactive=True, visible=last > 0)
         with gr.Row():
-            heads = [gr.HTML(min_width=300) for _ in models]
+            heads = []
+            for _ in models:
+                with gr.Column(min_width=300):
+                    heads.append(gr.HTML())
         gr.HTML(HELP)
 
         def draw(seen: Seen | None, block: int) -> dict[Any, str]:
@@ -241,7 +249,7 @@ def build(models: "list[VisionTransformer]", names: list[str], examples: list[tu
 
 
 def serve(page: "gradio.Blocks", host: str, port: int) -> None:
-    """Start serving, to this address alone and without what gradio adds to a page."""
+    """Start serving at this address alone, without what gradio adds to a page."""
     import gradio as gr
 
     from vit.pictures import MAX_BYTES
