@@ -103,10 +103,12 @@ def test_without_the_data_there_are_no_examples_and_nothing_is_fetched(
 def test_what_cannot_work_ends_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(UsageError, match=f"^port: cannot listen at {port} of 127.0.0.1 .Address already in use.$"):
+        with pytest.raises(
+            UsageError, match=rf"^host, port: cannot listen at port {port} of 127.0.0.1 \(Address already in use\)$"
+        ):
             main(DemoConfig(["nowhere"], port=port))
-    with pytest.raises(UsageError, match=r"cannot listen at 7860 of no\.such\.host"):
-        check_free("no.such.host", 7860)
+    with pytest.raises(UsageError, match="cannot listen at port 7860 of 192.0.2.1 .Cannot assign requested address"):
+        check_free("192.0.2.1", 7860)  # an address that is nobody's (RFC 5737)
     with pytest.raises(UsageError, match="checkpoints: expected one or two, got "):
         parse(DemoConfig, ["a", "b", "c"])
     with pytest.raises(UsageError, match="port: expected a number from 1 to 65535, got 70000"):

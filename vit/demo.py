@@ -91,7 +91,8 @@ def check_free(host: str, port: int) -> None:
     try:
         socket.create_server((host, port), family=family).close()
     except OSError as error:
-        raise UsageError(f"port: cannot listen at {port} of {host} ({os.strerror(error.errno or 0)})") from None
+        reason = str(error.strerror).split(" (while")[0]
+        raise UsageError(f"host, port: cannot listen at port {port} of {host} ({reason})") from None
 
 
 def write_examples(root: Path, folder: Path) -> list[tuple[str, str]]:
