@@ -106,8 +106,8 @@ def test_what_cannot_work_ends_in_one_line(monkeypatch: pytest.MonkeyPatch) -> N
         with pytest.raises(
             UsageError, match=rf"^host, port: cannot listen at port {port} of 127.0.0.1 \(Address already in use\)$"
         ):
-            main(DemoConfig(["nowhere"], port=port))
-    with pytest.raises(UsageError, match="cannot listen at port 7860 of 192.0.2.1 .Cannot assign requested address"):
+            check_free("127.0.0.1", port)
+    with pytest.raises(UsageError, match=r"cannot listen at port 7860 of 192\.0\.2\.1 "):
         check_free("192.0.2.1", 7860)  # an address that is nobody's (RFC 5737)
     with pytest.raises(UsageError, match="checkpoints: expected one or two, got "):
         parse(DemoConfig, ["a", "b", "c"])
