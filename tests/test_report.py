@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from vit.study import Study, load_study
 
 ROOT = Path(__file__).parents[1]
 SAVE = drawing.save
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 # How far a second arm is from its gain, seed by seed: whole test images, which cancel.
 NOISE = [0.0004, -0.0003, 0.0001, -0.0002, 0.0003, -0.0004, 0.0002, -0.0001]
@@ -303,17 +301,6 @@ def specs_of(page: Path) -> dict[str, Any]:
     found = re.search(r'<script type="application/json" id="specs">(.*?)</script>', page.read_text())
     assert found
     return json.loads(found[1])
-
-
-@pytest.fixture
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium")
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 def test_a_browser_shows_all_charts_alone_and_on_a_phone(make: Any, tmp_path: Path, browser: Any) -> None:

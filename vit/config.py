@@ -385,6 +385,30 @@ class ExportConfig:
 
 
 @dataclass
+class DemoConfig:
+    """Show in a browser what one checkpoint, or two side by side, see in a picture.
+
+    Args:
+        checkpoints: one or two, each a run folder (its best weights), checkpoint folder, hf-hub:owner/name or
+            wandb:entity/project/name:alias.
+        host: address to listen at; 127.0.0.1 is for this machine alone.
+        port: port to listen at.
+        device: auto, cpu, cuda, cuda:1, mps.
+    """
+
+    checkpoints: list[str]
+    host: str = "127.0.0.1"
+    port: int = 7860
+    device: str = "auto"
+    data: EvalDataConfig = field(default_factory=EvalDataConfig)
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check(len(self.checkpoints) in (1, 2), "checkpoints", "one or two", self.checkpoints)
+        check(0 < self.port < 65536, "port", "a number from 1 to 65535", self.port)
+
+
+@dataclass
 class PublishConfig:
     """Write a finished run's best weights, measured, with a model card, into a folder to be committed.
 

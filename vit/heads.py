@@ -47,6 +47,18 @@ def rollout(maps: list[Tensor]) -> Tensor:
 
 
 @torch.inference_mode()
+def attention(model: VisionTransformer, pixels: Tensor) -> list[Tensor]:
+    """Where a model looks: maps L x (B, H, N, N) on the CPU, whose rows sum to 1.
+
+    Args:
+        model: in eval mode, as `vit.load` gives it.
+        pixels: uint8 (B, 3, image_size, image_size).
+    """
+    # In float32 whatever the answer was computed in, so that the rows sum to 1.
+    _, maps = model(model.preprocess(pixels.to(next(model.parameters()).device)), return_attention=True)
+    return [block.cpu() for block in maps]
+
+
 def draw(model: VisionTransformer, pixels: Tensor, picture: Image.Image, title: str, folder: Path, stem: str) -> Path:
     """Write the `sheet` of one picture into the folder, as STEM.png or, where that exists, STEM-2.png and so on.
 
@@ -55,9 +67,7 @@ def draw(model: VisionTransformer, pixels: Tensor, picture: Image.Image, title: 
         pixels: uint8 (1, 3, image_size, image_size), the picture as the model sees it.
         picture: RGB, to draw on.
     """
-    # In float32 whatever the answer was computed in, so that the rows of the maps sum to 1.
-    _, maps = model(model.preprocess(pixels.to(next(model.parameters()).device)), return_attention=True)
-    page = sheet(picture, [block.cpu() for block in maps], model.config.patches, title)
+    page = sheet(picture, attention(model, pixels), model.config.patches, title)
     stem = stem[:50]  # file systems limit the length of a name
     path, number = folder / f"{stem}.png", 1
     while path.exists():
@@ -68,9 +78,9 @@ def draw(model: VisionTransformer, pixels: Tensor, picture: Image.Image, title: 
     return path
 
 
-def thumbnail(picture: Image.Image) -> Image.Image:
+def thumbnail(picture: Image.Image, side: int = TILE) -> Image.Image:
     """A picture at the size of a tile, stretched to a square, as for the model."""
-    return picture.resize((TILE, TILE), Image.Resampling.BICUBIC)
+    return picture.resize((side, side), Image.Resampling.BICUBIC)
 
 
 def sheet(picture: Image.Image, maps: list[Tensor], tokens: int, title: str) -> Image.Image:
@@ -84,12 +94,8 @@ def sheet(picture: Image.Image, maps: list[Tensor], tokens: int, title: str) -> 
         maps: attention of this one picture, L x (1, H, N, N).
     """
     picture = thumbnail(picture)
-    blocks = [over_patches(block[0], tokens) for block in maps]
-    through = over_patches(rollout(maps)[0], tokens)
-    rows = [[("picture", picture), tile("rollout", picture, through)]]
-    for number, heads in enumerate(blocks):
-        row = [tile(f"block {number} mean", picture, heads.mean(dim=0))]
-        rows.append(row + [tile(f"head {head}", picture, each) for head, each in enumerate(heads)])
+    rows = [[("picture", picture), rollout_tile(picture, maps, tokens)]]
+    rows += [block_tiles(picture, maps, tokens, number) for number in range(len(maps))]
 
     width, height = TILE + GAP, TILE + GAP + LINE
     columns = max(max(len(row) for row in rows), 4)  # room for the title
@@ -105,6 +111,18 @@ def sheet(picture: Image.Image, maps: list[Tensor], tokens: int, title: str) -> 
             page.paste(image, (left, top))
             draw.text((left, top + TILE), words, "black", font)
     return page
+
+
+def rollout_tile(picture: Image.Image, maps: list[Tensor], tokens: int) -> tuple[str, Image.Image]:
+    """The `tile` of the rollout; arguments as for `sheet`."""
+    return tile("rollout", picture, over_patches(rollout(maps)[0], tokens))
+
+
+def block_tiles(picture: Image.Image, maps: list[Tensor], tokens: int, number: int) -> list[tuple[str, Image.Image]]:
+    """The `tile`s of one block, counted from 0: the mean of its heads, then each head; arguments as for `sheet`."""
+    heads = over_patches(maps[number][0], tokens)
+    mean = tile(f"block {number} mean", picture, heads.mean(dim=0))
+    return [mean] + [tile(f"head {head}", picture, each) for head, each in enumerate(heads)]
 
 
 def tile(name: str, picture: Image.Image, heat: Tensor) -> tuple[str, Image.Image]:
