@@ -10,6 +10,7 @@ last state where the file system is shared, otherwise from the start.
 import json
 import logging
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -91,10 +92,14 @@ def open_workers(config: CompareConfig) -> Iterator[Workers]:
         import ray
     except ImportError:
         raise UsageError("ray.address: the package ray is missing: pip install -e '.[ray]'") from None
+    address = config.ray.address
+    host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
-        ray.init(config.ray.address, log_to_driver=False, logging_level=logging.WARNING)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UsageError(f"ray.address: cannot reach the cluster {config.ray.address} ({error})") from None
+        if port.isdigit():
+            socket.create_connection((host, int(port)), timeout=10).close()  # Ray would try for minutes
+        ray.init(address, log_to_driver=False, logging_level=logging.WARNING)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UsageError(f"ray.address: cannot reach the cluster {address} ({error})") from None
     try:
         there = ray.cluster_resources()
         say(f"Ray: {len(ray.nodes())} machines, {there.get('CPU', 0):g} CPUs, {there.get('GPU', 0):g} GPUs")
