@@ -1,6 +1,8 @@
 """A checkpoint is whole, loads as what was saved, and anything else is refused by name."""
 
 import json
+import math
+import os
 import pickle
 from pathlib import Path
 
@@ -14,6 +16,16 @@ from vit.checks import UsageError
 from vit.config import Config, ViTConfig
 from vit.files import atomic
 from vit.model import VisionTransformer
+
+
+class Trap:
+    """Its unpickling makes a folder."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (self.path,)
 
 
 @pytest.fixture
@@ -90,6 +102,23 @@ class TestRefusals:
                 config.write_text(json.dumps(description | {"model": description["model"] | {"dim": "big"}}))
             case "unknown choice":
                 config.write_text(json.dumps(description | {"model": description["model"] | {"pool": "token"}}))
+            case "NaN weights" | "infinite weights":
+                tensors["head.weight"][3, 5] = math.nan if kind == "NaN weights" else math.inf
+                save_file(tensors, weights)
+            case "NaN deviation":
+                config.write_text(json.dumps(description | {"std": [0.2, math.nan, 0.2]}))
+            case "deviation of 0":
+                config.write_text(json.dumps(description | {"std": [0.2, 0.0, 0.2]}))
+            case "one mean":
+                config.write_text(json.dumps(description | {"mean": [0.5]}))
+            case "a billion blocks":
+                model = description["model"] | {"depth": 10**9, "heads": 2}
+                config.write_text(json.dumps(description | {"model": model}))
+            case "sizes beyond 64 bits":
+                model = description["model"] | {"dim": 10**18}
+                config.write_text(json.dumps(description | {"model": model}))
+            case "nested deeply":
+                config.write_text("[" * 100_000)
             case "no labels":
                 del description["labels"]
                 config.write_text(json.dumps(description))
@@ -104,7 +133,15 @@ class TestRefusals:
             ("missing tensor", r"blocks.1.attn.scale is absent, config.json asks for \(\)"),
             ("extra tensor", r"blocks.2.norm1.weight is \(16,\), config.json asks for absent"),
             ("other shape", r"blocks.0.attn.proj.bias is \(16,\), config.json asks for \(32,\)"),
-            ("other format", "config.json: expected format 1, got 99"),
+            ("NaN weights", "model.safetensors: head.weight holds NaN or infinity"),
+            ("infinite weights", "model.safetensors: head.weight holds NaN or infinity"),
+            ("NaN deviation", "config.json: std: expected three numbers above 0"),
+            ("deviation of 0", "config.json: std: expected three numbers above 0"),
+            ("one mean", "config.json: mean: expected three numbers"),
+            ("a billion blocks", "config.json: model.depth: expected at most 1000"),
+            ("sizes beyond 64 bits", "config.json: model: expected sizes that a tensor can have"),
+            ("nested deeply", "config.json: not JSON"),
+            ("other format", "config.json: expected format 1, got 99; update the code"),
             ("foreign config", "config.json: not a checkpoint of this project"),
             ("truncated config", "config.json: not JSON"),
             ("unknown setting", "config.json: model.depht: no such setting"),
@@ -120,12 +157,20 @@ class TestRefusals:
         with pytest.raises(UsageError, match=message):
             vit.load(folder)
 
-    def test_state_file_runs_nothing(self, tmp_path: Path) -> None:
-        path = tmp_path / "state.pt"
-        path.write_bytes(b"cos\nsystem\n(S'touch " + str(tmp_path / "opened").encode() + b"'\ntR.")
-        with pytest.raises(UsageError, match=r"state.pt"):
-            checkpoint.load_state(path)
+    @pytest.mark.parametrize("zipped", [False, True])
+    def test_pickles_run_nothing(self, saved: tuple, tmp_path: Path, zipped: bool) -> None:
+        """One that makes a file when unpickled: the test first sees that it would."""
+        state, weights = tmp_path / "state.pt", saved[0] / "model.safetensors"
+        trap = Trap(str(tmp_path / "opened"))
+        torch.save({"a": trap}, state) if zipped else state.write_bytes(pickle.dumps({"a": trap}, 2))
+        weights.write_bytes(state.read_bytes())
+        with pytest.raises(UsageError, match=r"state.pt: not a state file, cannot resume"):
+            checkpoint.load_state(state)
+        with pytest.raises(UsageError, match=r"model.safetensors: damaged or not a safetensors file"):
+            vit.load(saved[0])
         assert not (tmp_path / "opened").exists()
+        torch.load(state, weights_only=False) if zipped else pickle.loads(state.read_bytes())
+        assert (tmp_path / "opened").exists()
 
     def test_truncated_state_file(self, tmp_path: Path) -> None:
         path = tmp_path / "state.pt"

@@ -118,7 +118,11 @@ CLAIM = {"aspect": "cost", "claim": "dear", "test": "it is", "comparison": "four
         ({"claims": [CLAIM | {"comparison": "gain"}]}, "claims.comparison: expected one of four against one"),
         ({"claims": [CLAIM | {"expects": "better"}]}, "claims.expects: expected more or less or same"),
         ({"claims": [CLAIM | {"effect": 1}]}, "claims.effect: expected one of aspect, claim, test"),
-        ({"claims": [CLAIM]}, "seeds: expected at least 6, or no test of 1 claims can be significant, got [0, 1]"),
+        ({"claims": [CLAIM]}, "seeds: expected at least 6, or none of 1 tests can find a difference, got [0, 1]"),
+        (
+            {"seeds": list(range(6)), "claims": [CLAIM, CLAIM | {"metric": "train/loss"}]},
+            "seeds: expected at least 7, or none of 2 tests can find a difference",
+        ),
     ],
 )
 def test_what_cannot_be_run_is_refused_in_one_line(write: Any, changes: dict, message: str) -> None:
@@ -251,8 +255,12 @@ def test_the_first_arm_is_compared_with_every_other_one_if_nothing_is_said(write
     assert load_study(write()).comparisons == {"four against one": ["one", "four"]}
 
 
+def test_what_does_not_vary_takes_no_seeds(write: Any) -> None:
+    load_study(write(seeds=list(range(6)), claims=[CLAIM, CLAIM | {"metric": "compute/train_flops"}]))
+
+
 def test_a_claim_is_about_a_column_of_numbers(write: Any, tmp_path: Path) -> None:
-    study = load_study(write(seeds=list(range(6)), claims=[CLAIM | {"metric": "device"}]))
+    study = load_study(write(seeds=list(range(8)), claims=[CLAIM | {"metric": "device"}]))
     with pytest.raises(UsageError, match=r"claims\.metric: expected one of best/val_acc, .*, got 'device'"):
         Results(tmp_path / "results.csv", study)
 

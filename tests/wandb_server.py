@@ -1,6 +1,7 @@
 """A W&B server on the loopback interface, just enough of one: runs, rows, resuming, files, artifacts, grid sweeps."""
 
 import gzip
+import hashlib
 import http.server
 import itertools
 import json
@@ -35,6 +36,7 @@ class WandbServer:
         self.artifacts: list[dict[str, Any]] = []
         self.sweep: dict[str, Any] = {}  # the file of the one sweep there is
         self.points: list[dict[str, Any]] = []  # of its grid, that no agent has yet
+        self.storage: dict[str, bytes] = {}  # what was uploaded, by the path of the upload
         self.operations: list[str] = []
         self.drop_everything = False
         outer = self
@@ -53,14 +55,14 @@ class WandbServer:
                 self.reply(answer)
 
             def do_PUT(self) -> None:
-                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                outer.storage[self.path] = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 self.reply({})
 
             def do_GET(self) -> None:
-                self.reply({})
+                self.reply(outer.stored(self.path) or {})
 
-            def reply(self, answer: dict[str, Any]) -> None:
-                content = json.dumps(answer).encode()
+            def reply(self, answer: dict[str, Any] | bytes) -> None:
+                content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
                 self.send_response(200)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(content)))
@@ -94,6 +96,11 @@ class WandbServer:
 
     def do_Viewer(self, _: dict[str, Any]) -> dict[str, Any]:
         return {"viewer": {"id": "1", "entity": "tester", "username": "tester", "flags": "{}", "teams": {"edges": []}}}
+
+    do_GetDefaultEntity = do_Viewer
+
+    def do_ServerFeaturesQuery(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"serverInfo": {"features": []}}
 
     def do_RunResumeStatus(self, variables: dict[str, Any]) -> dict[str, Any]:
         run = self.runs.get(variables["name"])
@@ -210,6 +217,48 @@ class WandbServer:
 
     def do_CommitArtifact(self, _: dict[str, Any]) -> dict[str, Any]:
         return {"commitArtifact": {"artifact": {"id": "a", "digest": "d"}}}
+
+    def do_ArtifactMembershipByName(self, variables: dict[str, Any]) -> dict[str, Any]:
+        """The newest artifact that has this name and alias."""
+        project = {"id": "p", "internalId": "p", "name": variables["project"], "entity": {"name": variables["entity"]}}
+        name, _, alias = variables["name"].partition(":")
+        wanted = {"artifactCollectionName": name, "alias": alias}
+        having = [each for each in self.artifacts if any(wanted.items() <= a.items() for a in each["aliases"])]
+        if not having:
+            return {"project": {"artifactCollectionMembership": None}}
+        artifact, index = having[-1], self.artifacts.index(having[-1])
+        collection = {"__typename": "ArtifactSequence", "name": name, "project": project}
+        aliases = [{"__typename": "ArtifactAlias", "id": "l", "alias": alias}]
+        times = {"createdAt": "2024-01-01T00:00:00Z", "updatedAt": None}
+        found = {
+            "__typename": "Artifact",
+            "id": "a",
+            "artifactSequence": collection,
+            "versionIndex": index,
+            "artifactType": {"name": artifact["artifactTypeName"]},
+            **dict.fromkeys(("description", "metadata", "historyStep", "commitHash")),
+            "ttlDurationSeconds": -2,
+            "ttlIsInherited": True,
+            "tags": [],
+            "state": "COMMITTED",
+            "size": 0,
+            "digest": artifact["digest"],
+            "fileCount": 3,
+            **times,
+        }
+        membership = {"__typename": "ArtifactCollectionMembership", "id": "m", "versionIndex": index}
+        membership |= {"aliases": aliases, "artifactCollection": collection, "artifact": found, **times}
+        return {"project": {"artifactCollectionMembership": membership}}
+
+    def do_FetchArtifactManifest(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"artifact": {"currentManifest": {"file": {"directUrl": f"{self.url}/storage/m"}}}}
+
+    def stored(self, path: str) -> bytes | None:
+        """GET of an upload, or, at /artifactsV2/.../MD5/NAME, of the one with this checksum."""
+        for place, content in self.storage.items():
+            if place == path or hashlib.md5(content).hexdigest() in path.split("/"):
+                return content
+        return None
 
     def stream(self, path: str, body: bytes) -> dict[str, Any]:
         """POST /files/ENTITY/PROJECT/RUN/file_stream: history lines from an offset on."""

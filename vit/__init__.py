@@ -2,6 +2,7 @@
 
 import vit
 model = vit.load("runs/multi_head")
+print(model.predict("cat.png"))  # [{"label": "cat", "score": 0.97}, ...]
 logits = model(model.preprocess(image))
 """
 
@@ -13,15 +14,21 @@ if TYPE_CHECKING:
     from vit.checkpoint import load
     from vit.config import ViTConfig
     from vit.model import VisionTransformer
+    from vit.timm_bridge import to_timm
 
 # GNU OpenMP's threads wait for each other in a busy loop, for long: beside other work on the machine that makes PyTorch
 # several times slower (benchmarks/NOTES.md). After some 0.1 ms they had better sleep. Read when PyTorch is loaded.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-__all__ = ["ViTConfig", "VisionTransformer", "load"]
+__all__ = ["ViTConfig", "VisionTransformer", "load", "to_timm"]
 
-_HOME = {"load": "vit.checkpoint", "ViTConfig": "vit.config", "VisionTransformer": "vit.model"}
+_HOME = {
+    "load": "vit.checkpoint",
+    "ViTConfig": "vit.config",
+    "VisionTransformer": "vit.model",
+    "to_timm": "vit.timm_bridge",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -3,6 +3,7 @@
 import difflib
 import errno
 import json
+import os
 import re
 import signal
 import sys
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from vit.checks import UsageError, describe
 
@@ -25,11 +26,11 @@ class Interrupted(Exception):
         self.code = code
 
 
-def door(main: Callable[[Settings], dict[str, Any]], settings: type[Settings]) -> None:
+def door(main: Callable[[Settings], dict[str, Any] | None], settings: type[Settings]) -> None:
     """Run `main` on the settings of this command line, print what it returns, if anything, as one JSON line, and exit.
 
     Exit codes: 0 done, 2 the user can put it right, 3 the training diverged, 1 the disk is full, 128 + signal
-    interrupted and saved.
+    interrupted and saved (or, 141, the reader of stdout left).
     """
     try:
         if result := main(parse(settings, sys.argv[1:])):
@@ -40,6 +41,9 @@ def door(main: Callable[[Settings], dict[str, Any]], settings: type[Settings]) -
         fail(str(stop), stop.code)
     except KeyboardInterrupt:
         fail("interrupted", 130)
+    except BrokenPipeError:  # whoever read stdout, such as head, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would fail again as it flushes
+        raise SystemExit(128 + signal.SIGPIPE) from None
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             fail(f"cannot write {error.filename or 'there'} ({error.strerror})", 2)
@@ -56,7 +60,8 @@ def fail(message: str, code: int) -> None:
 def parse(settings: type[Settings], arguments: list[str]) -> Settings:
     """Build `settings` from its defaults, then `--config FILE`, then `--dotted.key=value`, each over the one before.
 
-    Fields without a default are positional arguments, in their order. `--key` alone means `--key=true` for a boolean.
+    Fields without a default are positional arguments, in their order; one that is a list takes one or more of them.
+    `--key` alone means `--key=true` for a boolean, `--some-key` the same as `--some_key`.
 
     Raises:
         UsageError: an unknown key, a wrong type or an impossible value; the text names it.
@@ -74,8 +79,12 @@ def parse(settings: type[Settings], arguments: list[str]) -> Settings:
         if field.default is MISSING and field.default_factory is MISSING
     ]
     for name in positional:
-        parser.add_argument(name, type=types[name])
+        if get_origin(types[name]) is list:
+            parser.add_argument(name, type=get_args(types[name])[0], nargs="+")
+        else:
+            parser.add_argument(name, type=types[name])
     parser.add_class_arguments(settings, skip=set(positional))
+    arguments = [re.sub(r"^--[^=]+", underscored, argument) for argument in arguments]
     bare = {f"--{key}" for key, kind in types.items() if kind is bool}
     arguments = [
         f"{argument}=true" if argument in bare and after.lower() not in ("true", "false") else argument
@@ -89,6 +98,11 @@ def parse(settings: type[Settings], arguments: list[str]) -> Settings:
     except (TypeError, ValueError, OverflowError) as error:  # a group that is no mapping, a file that is no text
         raise UsageError(f"--config: the settings cannot be read ({error})") from None
     return settings(**{field.name: values[field.name] for field in fields(settings)})  # type: ignore[arg-type]
+
+
+def underscored(option: re.Match[str]) -> str:
+    """`--batch-size` as `--batch_size`: people write both."""
+    return "--" + option[0][2:].replace("-", "_")
 
 
 def dotted_types(settings: type) -> dict[str, Any]:

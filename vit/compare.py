@@ -1,4 +1,4 @@
-"""What `compare.py` does: train what a study lacks, and keep a row of every run."""
+"""What `compare.py` does: train what a study lacks, keep a row of every run, then write the report."""
 
 import os
 import statistics
@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 from vit.checks import Diverged, UsageError
 from vit.cli import Interrupted, say, stop_signals
 from vit.config import CompareConfig, Config, flatten
+from vit.report import write_report
 from vit.results import Results
 from vit.run_folder import TITLES, accuracy_of
 from vit.study import Run, load_study, overrides
@@ -19,10 +20,10 @@ from vit.workers import Job, Outcome, Workers, open_workers
 
 
 def compare(config: CompareConfig) -> dict[str, Any]:
-    """Train what is missing of a study and keep a row of every finished run.
+    """Train what is missing of a study, keep a row of every finished run, and write the report of them all.
 
     Returns:
-        Where the results are and, per arm, how many seeds are done and their mean test accuracy.
+        Where the results and the report are and, per arm, how many seeds are done and their mean test accuracy.
 
     Raises:
         UsageError: the study cannot be run, or runs failed, said once the others are done.
@@ -38,6 +39,7 @@ def compare(config: CompareConfig) -> dict[str, Any]:
             chosen = results.chosen()
             final = study.final_runs(chosen)
             train_missing(final, results, config, workers)
+            page = write_report(study, list(results.rows.values()), path.parent)
     except Timeout:
         raise UsageError(f"study: {study.name} is being run by another process") from None
     arms: dict[str, dict[str, Any]] = {}
@@ -57,7 +59,8 @@ def compare(config: CompareConfig) -> dict[str, Any]:
         cost = f"{arms[arm]['compute/train_flops'] / 1e15:9.4f}{arms[arm]['compute/train_seconds']:9.0f}"
         tuned = ", ".join(f"{key}={value}" for key, value in chosen[arm].items()) or "-"
         say(f"{arm:24}{len(rows):3}{mean:13.2f} %{f'{std:.2f} pt' if len(rows) > 1 else '-':>11}{cost}  {tuned}")
-    return {"study": study.name, "results": str(path), "arms": arms}
+    say(f"\nthe whole report: {page}")
+    return {"study": study.name, "results": str(path), "page": str(page), "arms": arms}
 
 
 def train_missing(runs: list[Run], results: Results, config: CompareConfig, workers: Workers) -> None:

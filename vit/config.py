@@ -44,6 +44,7 @@ class ViTConfig:
         check_types(self, "model.")
         for key in ("image_size", "patch_size", "channels", "classes", "dim", "depth"):
             check(getattr(self, key) > 0, f"model.{key}", "a number above 0", getattr(self, key))
+        check(self.depth <= 1000, "model.depth", "at most 1000", self.depth)
         divides = self.image_size % self.patch_size == 0
         check(divides, "model.patch_size", f"a divisor of image_size {self.image_size}", self.patch_size)
         if isinstance(self.heads, list):
@@ -239,6 +240,8 @@ class Config:
         device: auto, cpu, cuda, cuda:1, mps.
         runs_dir: folder that holds the run folders.
         resume: continue the run of this name where it stopped (or start it if there is none).
+        init: start from the weights of a ViT of timm's: timm: and a model's name, a file or a folder; null draws
+            them from the seed.
     """
 
     name: str | None = None
@@ -247,6 +250,7 @@ class Config:
     device: str = "auto"
     runs_dir: str = "runs"
     resume: bool = False
+    init: str | None = None
     model: ViTConfig = field(default_factory=ViTConfig)
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -261,6 +265,10 @@ class Config:
         check(self.seed >= 0, "seed", "0 or more", self.seed)
         if self.seeds is not None:
             check_seeds("seeds", self.seeds)
+        if self.init is not None:
+            named = self.init.startswith("timm:") and self.init != "timm:"
+            check(named, "init", "timm: and a name, a file or a folder, or null", self.init)
+            check(self.model.pos_embed == "learned", "model.pos_embed", "learned, as timm's", self.model.pos_embed)
         # CIFAR-10 fixes these; other data would need its own data.py.
         for key, value in (("image_size", 32), ("channels", 3), ("classes", 10)):
             check(
@@ -304,7 +312,8 @@ class EvalConfig:
     """Evaluate a checkpoint on CIFAR-10.
 
     Args:
-        checkpoint: run folder (its best weights) or checkpoint folder.
+        checkpoint: run folder (its best weights), checkpoint folder, hf-hub:owner/name or
+            wandb:entity/project/name:alias.
         split: the test split, or the validation split of the training.
         device: auto, cpu, cuda, cuda:1, mps.
         tta: report beside the accuracy that with test-time augmentation, the mean of ten views, at ten times the cost.
@@ -322,6 +331,57 @@ class EvalConfig:
     def __post_init__(self) -> None:
         check_types(self)
         check(self.batch_size is None or self.batch_size > 0, "batch_size", "a number above 0", self.batch_size)
+
+
+@dataclass
+class PredictConfig:
+    """Classify pictures.
+
+    Args:
+        checkpoint: run folder (its best weights), checkpoint folder, hf-hub:owner/name or
+            wandb:entity/project/name:alias.
+        images: files, folders (read to their depths), patterns in quotes, or - for a list of files on stdin.
+        topk: how many classes to give for each picture.
+        format: table to read; json, an object per picture and line; csv, a row per picture and class.
+        attention: new folder for a picture of what each head looks at, per image.
+        device: auto, cpu, cuda, cuda:1, mps.
+        batch_size: images per forward pass; null is that of the training.
+    """
+
+    checkpoint: str
+    images: list[str]
+    topk: int = 5
+    format: Literal["table", "json", "csv"] = "table"
+    attention: str | None = None
+    device: str = "auto"
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check(self.topk > 0, "topk", "a number above 0", self.topk)
+        check(self.batch_size is None or self.batch_size > 0, "batch_size", "a number above 0", self.batch_size)
+
+
+@dataclass
+class ExportConfig:
+    """Write a checkpoint as a file for other runtimes.
+
+    Args:
+        checkpoint: run folder (its best weights), checkpoint folder, hf-hub:owner/name or
+            wandb:entity/project/name:alias.
+        format: onnx, or torch for a program of torch.export.
+        output: file to write, which must not exist; null makes it from the run's name.
+        preprocess: take uint8 pixels as they are stored; false takes what `model.preprocess` gives.
+    """
+
+    checkpoint: str
+    format: Literal["onnx", "torch"] = "onnx"
+    output: str | None = None
+    preprocess: bool = True
+    data: EvalDataConfig = field(default_factory=EvalDataConfig)
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
 
 @dataclass

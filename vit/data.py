@@ -144,18 +144,36 @@ class Preprocess:
     std: tuple[float, ...] = STD
 
     def __call__(self, image: "PIL.Image.Image | numpy.ndarray | Tensor") -> Tensor:
-        """Float32 (B, 3, size, size) of a PIL image, a uint8 array (H, W, 3) or uint8 tensor (3, H, W) or (B, 3, H, W).
+        """Float32 (B, 3, size, size) of what `pixels` takes; raises what that raises."""
+        return normalise(self.pixels(image), self.mean, self.std)
+
+    def pixels(self, image: "PIL.Image.Image | numpy.ndarray | Tensor") -> Tensor:
+        """Uint8 (B, 3, size, size), before normalising: the whole picture, whatever its shape, stretched to the square.
+
+        Args:
+            image: a PIL image, a uint8 array (H, W, 3) or (H, W), or a uint8 tensor (3, H, W) or (B, 3, H, W).
 
         Raises:
             ValueError: an array or tensor of another type or shape.
+            PictureError: a PIL image that is damaged or too large.
         """
         if not isinstance(image, Tensor):
-            pixels = torch.from_numpy(numpy.array(image.convert("RGB") if hasattr(image, "convert") else image))
+            if not isinstance(image, numpy.ndarray):
+                from vit.pictures import open_picture  # Pillow, which training does not need
+
+                image = open_picture(image)
+            pixels = torch.from_numpy(numpy.array(image))
+            pixels = pixels[..., None].expand(-1, -1, 3) if pixels.ndim == 2 else pixels
             image = pixels.permute(2, 0, 1) if pixels.ndim == 3 else pixels
         if image.dtype != torch.uint8 or image.ndim not in (3, 4) or image.shape[-3] != 3:
             raise ValueError(f"expected uint8 (3, H, W) or (B, 3, H, W), got {image.dtype} {tuple(image.shape)}")
         image = image if image.ndim == 4 else image[None]
         if image.shape[-2:] != (self.size, self.size):
-            size = (self.size, self.size)
-            image = torch.nn.functional.interpolate(image, size, mode="bicubic", antialias=True)
-        return normalise(image, self.mean, self.std)
+            if 0 in image.shape:
+                raise ValueError(f"expected images with pixels, got {tuple(image.shape)}")
+            # Antialiased, or a large picture would become a few of its pixels. PyTorch does it in uint8 on a CPU alone.
+            resized = torch.nn.functional.interpolate(
+                image.cpu(), (self.size, self.size), mode="bicubic", antialias=True
+            )
+            image = resized.to(image.device)
+        return image

@@ -7,12 +7,14 @@ the weights load into timm's `VisionTransformer(global_pool="avg" | "token", fc_
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vit.config import ViTConfig
+from vit.pretrained import Pretrained
 
 
 class PatchEmbed(nn.Module):
@@ -115,16 +117,19 @@ class Block(nn.Module):
         return branch * mask / keep
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(nn.Module, Pretrained):
     """A plain pre-norm ViT (Dosovitskiy et al. 2020) whose attention has one head, many, or a number per block.
 
     Models that differ only in `heads` (with head_dim null) have equal parameters, equal FLOPs and, built after the
     same `torch.manual_seed`, bit-equal initial weights.
     """
 
-    # What the logits mean and how pictures become input; `vit.load` sets both from the checkpoint.
+    # What the logits mean, how pictures become input, how to compute, and all else that is known; `vit.load` sets them.
     labels: tuple[str, ...] = ()
     preprocess: Callable[..., Tensor]
+    precision: str = "auto"
+    eval_batch_size: int | None = None
+    description: dict[str, Any] | None = None
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
@@ -172,7 +177,7 @@ class VisionTransformer(nn.Module):
             raise ValueError(f"expected images of shape (B, {C}, {side}, {side}), got {tuple(x.shape)}")
         x = self.patch_embed(x)  # (B, N, D)
         if self.cls_token is not None:
-            x = torch.cat([self.cls_token.to(x.dtype).expand(len(x), -1, -1), x], dim=1)
+            x = torch.cat([self.cls_token.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
         # In the projection's precision: a float32 sum would carry float32 through every block under autocast.
         x = x + self.pos_embed.to(x.dtype)
         attention = []
@@ -183,6 +188,27 @@ class VisionTransformer(nn.Module):
         x = x.mean(dim=1) if self.cls_token is None else x[:, 0]  # (B, D)
         logits = self.head(x)  # (B, classes)
         return (logits, attention) if return_attention else logits
+
+    def predict(self, images: Any, topk: int = 5, batch_size: int | None = None) -> list[Any]:
+        """Classify pictures as they come.
+
+        Args:
+            images: one picture or a list of them: a path, a file object, a PIL image, a uint8 array (H, W, 3) or
+                (H, W), or a uint8 tensor (3, H, W).
+            topk: how many classes to give.
+            batch_size: pictures per forward pass; null is what suits the device. Only so many are held at once.
+
+        Returns:
+            For one picture a list of `{"label": name, "score": probability}`, the most probable first; for a list of
+            pictures a list of such lists.
+
+        Raises:
+            PictureError: a file is not a picture, damaged or too large.
+            ValueError: an array or tensor of another type or shape, or the model is not one that `vit.load` gave.
+        """
+        from vit.predict import predict
+
+        return predict(self, images, topk, batch_size)
 
 
 def sincos_positions(config: ViTConfig) -> Tensor:

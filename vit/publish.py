@@ -10,6 +10,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from vit import checkpoint, compute, data
+from vit.card import FRONT_MATTER, kind
 from vit.checks import UsageError, check
 from vit.cli import parse, say
 from vit.config import Config, PublishConfig, ViTConfig, flatten
@@ -52,7 +53,7 @@ def publish(config: PublishConfig) -> dict[str, Any]:
         raise UsageError(f"{target}: expected a new folder or a published checkpoint, but it holds {strange[0]}")
     model = checkpoint.load(best, device)
     description = checkpoint.describe(best)
-    other = "multi_head" if checkpoint.kind(model.config) == "one-head" else "one_head"
+    other = "multi_head" if kind(model.config) == "one-head" else "one_head"
     check(other not in target.name, "target", f"a name that fits heads {model.config.heads}", target.name)
     weights = small_enough(model.state_dict())
     model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
@@ -67,6 +68,8 @@ def publish(config: PublishConfig) -> dict[str, Any]:
     trained = parse(Config, overrides(description["training"]))
     # Without folders and accounts of the machine that trained it.
     description["training"] = {"name": target.name, **material(trained)}
+    if trained.init is not None:
+        description["training"]["init"] = f"timm:{Path(trained.init.removeprefix('timm:')).name}"
     chosen = description["results"]
     description["results"] = {
         "test/acc": result.acc,
@@ -132,9 +135,11 @@ def card(description: dict[str, Any], target: Path) -> str:
         "forward FLOPs an image (2 per multiply-accumulate)": f"{results['model/forward_flops']:,}",
         "seed": str(training["seed"]),
     }
+    if training.get("init"):
+        rows["started from"] = training["init"]
     table = "".join(f"| {key} | {value} |\n" for key, value in rows.items())
-    return f"""{checkpoint.FRONT_MATTER}
-# {name}: a {checkpoint.kind(ViTConfig(**model))} Vision Transformer for CIFAR-10
+    return f"""{FRONT_MATTER}
+# {name}: a {kind(ViTConfig(**model))} Vision Transformer for CIFAR-10
 
 {model["depth"]} blocks, dim {model["dim"]}, heads {model["heads"]}, patch {model["patch_size"]}, \
 MLP ratio {model["mlp_ratio"]}. Every setting is in [config.json](config.json).{sibling(name)}

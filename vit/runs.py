@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from vit.checks import UsageError, check
 from vit.cli import Interrupted, say, stop_signals
@@ -58,7 +59,7 @@ def follow(config: Config, device: torch.device, splits: Splits, team: Team) -> 
     """The part of a process that does not lead: compute shares of batches in the run that the leader opened."""
     folder = team.tell(None)
     if folder is not None:  # else there is nothing to train, or the leader says why it cannot
-        training = Training(config, folder, device, splits, team)
+        training = Training(config, folder, device, splits, team, weights_to_start([config]))
         with stop_signals() as received, training.stream:
             for _ in training.run(received):
                 pass
@@ -91,6 +92,7 @@ def train_side_by_side(configs: list[Config], device: torch.device, splits: Spli
     with contextlib.ExitStack() as stack:
         folder_to_follow: Path | None = None
         try:
+            weights = weights_to_start(configs)  # before any folder is made: they may not fit
             folders = [stack.enter_context(open_run(config)) for config in configs]
             summaries = [read_summary(folder) for folder in folders]
             folder_to_follow = folders[0] if summaries[0] is None else None
@@ -106,7 +108,7 @@ def train_side_by_side(configs: list[Config], device: torch.device, splits: Spli
                     continue
                 if any(training.tracker.wandb.fell_back for training, _ in running.values()):
                     config.wandb.mode = "offline"
-                training = Training(config, folder, device, splits, team)
+                training = Training(config, folder, device, splits, team, weights)
                 running[index] = training, training.run(received)
             while running:
                 for index, (training, steps) in list(running.items()):
@@ -130,6 +132,17 @@ def train_side_by_side(configs: list[Config], device: torch.device, splits: Spli
     for summary in finished:
         report(summary)
     return finished
+
+
+def weights_to_start(configs: list[Config]) -> dict[str, Tensor] | None:
+    """What `init` names, for runs that differ in their seeds alone; None if it is null or they all just go on."""
+    init = configs[0].init
+    saved = [config.name and (Path(config.runs_dir) / config.name / "state.pt").exists() for config in configs]
+    if init is None or all(saved):
+        return None
+    from vit import timm_bridge  # which loads timm
+
+    return timm_bridge.initial_weights(init, configs[0].model)
 
 
 def report(summary: dict[str, Any]) -> None:

@@ -38,6 +38,9 @@ from vit.statistics import pairs_needed
 # What a study itself sets, and what it leaves to the command that runs it.
 RESERVED = ("name", "seed", "seeds", "resume", "runs_dir", "train.test")
 
+# The same for every seed of an arm: facts, which need no test.
+WITHOUT_SPREAD = ("model/params", "model/forward_flops", "compute/train_flops", "compute/images_seen")
+
 
 @dataclass
 class Tuning:
@@ -138,10 +141,13 @@ class Study:
             everything = json.dumps(flatten(self.config(arm, {})), sort_keys=True)
             twin = first.setdefault(everything, arm)
             check(twin == arm, f"arms.{arm}", "settings that differ from every other arm's", f"those of {twin}")
+        asked = bool(self.comparisons or self.claims)
         if not self.comparisons:
             reference, *others = self.arms
             self.comparisons = {f"{other} against {reference}": [reference, other] for other in others}
         self.check_questions()
+        if asked:
+            self.check_seeds_suffice()
 
     def check_tuning(self) -> None:
         """Refuse tuning that would not be this study's."""
@@ -157,7 +163,7 @@ class Study:
                 check(key not in settings, f"arms.{arm}", "settings that are not tuned", key)
 
     def check_questions(self) -> None:
-        """Refuse comparisons, interactions and claims of what is not there, or that so few seeds could never decide."""
+        """Refuse comparisons, interactions and claims of what is not there."""
         check(self.margin > 0, "margin", "a number of percentage points above 0", self.margin)
         for group, known in (("comparisons", self.arms), ("interactions", self.comparisons)):
             for label, pair in getattr(self, group).items():
@@ -168,15 +174,15 @@ class Study:
             check(claim.comparison in labels, "claims.comparison", f"one of {', '.join(labels)}", claim.comparison)
         twice = set(self.comparisons) & set(self.interactions)
         check(not twice, "interactions", "labels that no comparison has", sorted(twice))
-        if self.claims:
-            needed = pairs_needed(comparisons=len(self.claims))
-            enough = len(self.seeds) >= needed
-            check(
-                enough,
-                "seeds",
-                f"at least {needed}, or no test of {len(self.claims)} claims can be significant",
-                self.seeds,
-            )
+
+    def check_seeds_suffice(self) -> None:
+        """Refuse seeds with which no difference could be found among all that is asked (Holm 1979)."""
+        labels = [*self.comparisons, *self.interactions]
+        asked = {(label, "test/acc") for label in labels} | {(each.comparison, each.metric) for each in self.claims}
+        tests = sum(metric not in WITHOUT_SPREAD for _, metric in asked)
+        needed = pairs_needed(comparisons=tests)
+        enough = len(self.seeds) >= needed
+        check(enough, "seeds", f"at least {needed}, or none of {tests} tests can find a difference", self.seeds)
 
     def points(self, arm: str) -> list[dict[str, Any]]:
         """The points of the grid that an arm is tuned over, [{}] where nothing is."""

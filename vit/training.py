@@ -37,9 +37,20 @@ class Training:
     """All that changes in a run, and the steps it goes through. B images in a batch.
 
     In a team, every process holds the same weights and computes its share of each batch; its leader does the rest.
+
+    Args:
+        weights: what a new run starts from in place of weights drawn from its seed.
     """
 
-    def __init__(self, config: Config, folder: Path, device: torch.device, splits: Splits, team: Team) -> None:
+    def __init__(
+        self,
+        config: Config,
+        folder: Path,
+        device: torch.device,
+        splits: Splits,
+        team: Team,
+        weights: dict[str, Tensor] | None = None,
+    ) -> None:
         self.config, self.folder, self.device, self.splits, self.team = config, folder, device, splits, team
         self.images, self.labels = splits.train
         self.steps_per_epoch = len(self.images) // config.train.batch_size
@@ -54,6 +65,8 @@ class Training:
 
         torch.manual_seed(seed_of(config.seed, "weights"))
         self.model = VisionTransformer(config.model).to(device)
+        if weights is not None:
+            self.model.load_state_dict(weights, strict=False)  # a new classifier keeps its weights
         self.ema = copy.deepcopy(self.model).requires_grad_(False) if config.optim.ema else None
         # Not in a team: NCCL waits at its end for captured graphs that hold its messages (pytorch#115388).
         captured = device.type == "cuda" and config.train.compile and team.size == 1

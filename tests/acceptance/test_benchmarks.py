@@ -10,6 +10,10 @@ from typing import Any
 
 import pytest
 
+from vit.checkpoint import save_checkpoint
+from vit.config import Config, ViTConfig
+from vit.model import VisionTransformer
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -72,3 +76,13 @@ def test_speedrun_reports_seconds_and_flops_to_an_accuracy(here: Path) -> None:
     again = run(str(ROOT / "benchmarks/speedrun.py"), *options, "--target=0.01", cwd=here)
     assert again["reached"]
     assert [row["train_seconds"] for row in again["runs"]] == [row["train_seconds"] for row in missed["runs"]]
+
+
+def test_export_measures_each_runtime_at_each_batch_size(here: Path) -> None:
+    config = Config(name="tiny", model=ViTConfig(dim=16, depth=1, heads=1, patch_size=8))
+    save_checkpoint(here / "tiny", VisionTransformer(config.model), config, {})
+    result = run(str(ROOT / "benchmarks/export.py"), "tiny", "--batch_sizes=[1, 3]", "--rounds=2", cwd=here)
+    expected = [(size, what) for size in (1, 3) for what in ("eager", "onnx file", "torch file")]
+    assert [(row["batch_size"], row["what"]) for row in result["results"]] == expected
+    assert all(row["milliseconds"] > 0 for row in result["results"])
+    assert all(row["eager_over_it"] == 1 for row in result["results"] if row["what"] == "eager")

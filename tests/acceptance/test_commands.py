@@ -60,7 +60,8 @@ class TestTrainEvaluateLoad:
         summary = json.loads(trained.stdout.splitlines()[-1])
         folder = tmp_path / "runs" / "first"
         assert {path.name for path in folder.iterdir()} == {
-            "config.yaml", "metrics.jsonl", "summary.json", "best", "last", "state.pt", "wandb", ".lock",
+            "config.yaml", "metrics.jsonl", "summary.json", "test_predictions.csv", "best", "last", "state.pt", "wandb",
+            ".lock",
         }  # fmt: skip
         assert summary["test/acc"] > 0.05
         for line in ("test accuracy", "runs/first", "runs/first/best", "wandb sync", "wandb leet"):
@@ -242,7 +243,9 @@ class TestConfigs:
         assert many.pop("name") == "multi_head"
         assert one == many
 
-    @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+    @pytest.mark.parametrize(
+        "path", sorted({*(ROOT / "configs").glob("*.yaml")} - {ROOT / "configs/sweep.yaml"}), ids=lambda path: path.stem
+    )
     def test_every_config_parses_and_its_header_says_what_to_expect(self, path: Path) -> None:
         assert parse(Config, ["--config", str(path)]).name == path.stem
         header = [line for line in path.read_text().splitlines() if line.startswith("#")]

@@ -1,0 +1,360 @@
+"""A study's page says what its rows say and no more, is the same bytes every time, and needs nothing but itself."""
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from vit.checks import UsageError
+from vit.report import drawing, write_report
+from vit.study import Study, load_study
+
+ROOT = Path(__file__).parents[1]
+SAVE = drawing.save
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+# How far a second arm is from its gain, seed by seed: whole test images, which cancel.
+NOISE = [0.0004, -0.0003, 0.0001, -0.0002, 0.0003, -0.0004, 0.0002, -0.0001]
+
+
+@pytest.fixture(autouse=True)
+def no_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Charts as files take seconds, and one test is about them."""
+    monkeypatch.setattr(drawing, "save", lambda *_: None)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Any:
+    """A study of one head and four over eight seeds; keys of its file can be overridden."""
+
+    def study(**changes: Any) -> Study:
+        content = {
+            "name": "heads",
+            "title": "One head or four?",
+            "base": str(ROOT / "configs/quickstart.yaml"),
+            "seeds": list(range(8)),
+            "arms": {"one": {"model.heads": 1}, "four": {"model.heads": 4}},
+        }
+        (tmp_path / "heads.yaml").write_text(yaml.safe_dump(content | changes, sort_keys=False))
+        return load_study(str(tmp_path / "heads.yaml"))
+
+    return study
+
+
+def make_rows(study: Study, gains: dict[str, float], seeds: int = 8) -> list[dict[str, str]]:
+    """Rows of each arm, whose accuracy is 0.75 plus its gain plus noise."""
+    rows = []
+    for index, (arm, gain) in enumerate(gains.items()):
+        for seed in range(seeds):
+            accuracy = round(0.75 + seed / 1000 + gain + (NOISE[seed] if index else 0), 4)
+            right = np.arange(10000) < round(accuracy * 10000)
+            settings = {"seed": seed, "data.val_images": 5000, "model.patch_size": 4, **study.base_settings}
+            row: dict[str, Any] = {
+                "study": study.name,
+                "phase": "final",
+                "arm": arm,
+                "choice": "{}",
+                "seed": seed,
+                "best/val_acc": accuracy,
+                "test/acc": accuracy,
+                "compute/train_flops": 24_000_000_000_000,
+                "compute/train_seconds": 200 * (1.2 if index else 1) + seed,
+                "compute/peak_memory_bytes": 2**30,
+                "model/params": 207946,
+                "device": "Some CPU, threads: 1",
+                "torch": "2.14.1",
+                "commit": "0123456789ab",
+                "test/correct": base64.b64encode(np.packbits(right).tobytes()).decode(),
+                "curve": json.dumps([[12_000_000_000_000, 0.6], [24_000_000_000_000, accuracy]]),
+                "settings": json.dumps(settings | study.arms.get(arm, {})),
+            }
+            rows.append({key: str(value) for key, value in row.items()})
+    return rows
+
+
+def text_of(page: Path) -> str:
+    """What people read of a page, in single spaces."""
+    body = page.read_text().split("<main>")[1].split("</main>")[0]
+    return " ".join(unescape(re.sub(r"<[^>]*>", " ", body)).split())
+
+
+def table_row(page: Path, section: str, head: str) -> list[str]:
+    """The cells of a table's row by their text."""
+    part = page.read_text().split(f"<h2>{section}</h2>")[1].split("</section>")[0]
+    for row in re.findall(r"<tr>(.*?)</tr>", part, re.DOTALL):
+        cells = [unescape(re.sub(r"<[^>]*>", "", cell)).strip() for cell in re.findall(r"<t[hd].*?</t[hd]>", row)]
+        if cells[0] == head:
+            return cells
+    raise AssertionError(f"no row {head} in {section}")
+
+
+def claim(**changes: Any) -> dict[str, Any]:
+    fixed = {"aspect": "cost", "claim": "many heads are dearer", "test": "seconds", "comparison": "four against one"}
+    return fixed | {"metric": "compute/train_seconds", "expects": "more"} | changes
+
+
+def test_a_real_effect_is_found_with_its_numbers(make: Any, tmp_path: Path) -> None:
+    study = make()
+    page = write_report(study, make_rows(study, {"one": 0.0, "four": 0.02}), tmp_path)
+    assert re.search(
+        r"four has a higher test accuracy than one: \+2\.00 points \(95 % interval .*, n = 8", text_of(page)
+    )
+    _, of, n, points, interval, p, reading, seconds, mcnemar = table_row(page, "Comparisons", "four against one")
+    assert (of, n, points, reading) == ("four less one", "8", "+2.00", "▲ higher")
+    low, high = (float(bound) for bound in interval.split(" to "))
+    assert 1.96 < low < 2.0 < high < 2.04
+    assert p == "0.008"  # 2 / 2^8, and one comparison for Holm
+    assert float(seconds.split()[0]) == pytest.approx((240 + 3.5) / (200 + 3.5), abs=0.005)
+    assert mcnemar == "1,600 against 0 in 8 seeds, p < 0.001"  # 200 more images of each seed are right, the same before
+
+
+def test_no_effect_is_called_equivalent_and_noise_undecided(make: Any, tmp_path: Path) -> None:
+    study = make()
+    page = write_report(study, make_rows(study, {"one": 0.0, "four": 0.0}), tmp_path)
+    assert "four and one are equivalent in test accuracy within ±0.5 points: 0.00 points" in text_of(page)
+    assert table_row(page, "Comparisons", "four against one")[6] == "= equivalent"
+    study = make(margin=0.01)  # the noise has a standard deviation of 0.03 points
+    page = write_report(study, make_rows(study, {"one": 0.0, "four": 0.0}), tmp_path)
+    assert text_of(page).startswith("One head or four? Undecided: ")
+    assert table_row(page, "Comparisons", "four against one")[6] == "? undecided"
+
+
+def test_claims_are_judged_one_by_one(make: Any, tmp_path: Path) -> None:
+    claims = [
+        claim(aspect="time"),
+        claim(aspect="less time", expects="less"),
+        claim(aspect="parameters", metric="model/params"),
+        claim(aspect="accuracy", metric="test/acc", expects="same"),
+        claim(aspect="latency", metric="inference/batch_1_seconds"),
+    ]
+    study = make(claims=claims)
+    page = write_report(study, make_rows(study, {"one": 0.0, "four": 0.0}), tmp_path)
+    rows = {each["aspect"]: table_row(page, "Claims", each["aspect"]) for each in claims}
+    assert {aspect: row[5] for aspect, row in rows.items()} == {
+        "time": "✓ supported",
+        "less time": "✗ refuted",
+        "parameters": "✗ refuted",  # of a fact, equal to the last one
+        "accuracy": "✓ supported",
+        "latency": "? undecided",
+    }
+    assert rows["time"][3].startswith("+19.7 %")  # 40 of 203.5 seconds
+    assert rows["latency"][3] == "not measured"
+
+
+def test_an_interaction_is_the_second_comparison_less_the_first(make: Any, tmp_path: Path) -> None:
+    study = make(
+        arms={
+            "one": {"model.heads": 1},
+            "four": {"model.heads": 4},
+            "one_8": {"model.heads": 1, "model.patch_size": 8},
+            "four_8": {"model.heads": 4, "model.patch_size": 8},
+        },
+        comparisons={"fine": ["one", "four"], "coarse": ["one_8", "four_8"]},
+        interactions={"coarse less fine": ["fine", "coarse"]},
+    )
+    gains = {"one": 0.0, "four": 0.03, "one_8": -0.1, "four_8": -0.09}
+    page = write_report(study, make_rows(study, gains), tmp_path)
+    points = [table_row(page, "Comparisons", label)[3] for label in ("fine", "coarse", "coarse less fine")]
+    assert points == ["+3.00", "+1.00", "\N{MINUS SIGN}2.00"]
+    assert table_row(page, "Comparisons", "coarse less fine")[6] == "▼ lower"
+    assert "Test accuracy differs in 2 of 2 comparisons, most in “fine”: +3.00 points" in text_of(page)
+    choice = table_row(page, "Which should I choose?", "sequence length")
+    assert choice == ["sequence length", "16 tokens, patches of 8 x 8", "four_8", "66.35", "none"]
+
+
+def test_only_seeds_of_both_arms_are_paired(make: Any, tmp_path: Path) -> None:
+    study = make()
+    rows = [row for row in make_rows(study, {"one": 0.0, "four": 0.02}) if (row["arm"], row["seed"]) != ("four", "3")]
+    page = write_report(study, rows, tmp_path)
+    assert table_row(page, "Comparisons", "four against one")[2] == "7"
+    assert [table_row(page, "Arms", arm)[1] for arm in ("one", "four")] == ["8", "7 of 8"]
+
+
+def test_one_seed_decides_nothing(make: Any, tmp_path: Path) -> None:
+    study = make(claims=[claim()])
+    page = write_report(study, make_rows(study, {"one": 0.0, "four": 0.1}, seeds=1), tmp_path)
+    assert "Undecided: " in text_of(page)
+    assert "+10.04 points (n = 1 paired seed)" in text_of(page)
+    assert table_row(page, "Claims", "cost")[5] == "? undecided"
+    assert table_row(page, "Arms", "one")[2:4] == ["75.00", ""]
+    assert "NaN" not in json.dumps(specs_of(page))
+
+
+def test_what_was_not_measured_is_left_out(make: Any, tmp_path: Path) -> None:
+    study = make()
+    rows = make_rows(study, {"one": 0.0, "four": 0.02})
+    kept = ("study", "phase", "arm", "choice", "seed", "test/acc", "settings")
+    page = write_report(study, [{key: row[key] for key in kept} for row in rows], tmp_path)
+    assert "four has a higher test accuracy than one" in text_of(page)
+    assert set(specs_of(page)) == {"differences"}
+    blank = [
+        row | dict.fromkeys(("curve", "test/correct", "best/val_acc", "compute/train_seconds"), "") for row in rows
+    ]
+    page = write_report(study, blank, tmp_path)
+    assert "curves" not in specs_of(page)
+    assert "accuracy_train_flops" in specs_of(page)
+
+
+def test_rows_of_tuning_and_of_other_arms_do_not_count(make: Any, tmp_path: Path) -> None:
+    study = make()
+    rows = make_rows(study, {"one": 0.0, "four": 0.02})
+    more = [row | {"phase": "tuning", "seed": "100", "test/acc": ""} for row in rows[:1]]
+    more += [row | {"arm": "eight"} for row in rows[:1]]
+    first = write_report(study, rows, tmp_path).read_bytes()
+    assert write_report(study, rows + more, tmp_path).read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"test/acc": "0.7x"}, "arm one, seed 0: test/acc: expected a number from 0 to 1, got '0.7x'"),
+        ({"test/acc": "75.0"}, "arm one, seed 0: test/acc: expected a number from 0 to 1"),
+        ({"compute/train_seconds": "nan"}, "compute/train_seconds: expected a number, got 'nan'"),
+        ({"settings": "{"}, "arm one, seed 0: settings, choice, curve or test/correct cannot be read"),
+        ({"curve": "[1, 2]"}, "arm one, seed 0: settings, choice, curve or test/correct cannot be read"),
+        ({"test/correct": "AAAA"}, "arm one, seed 0: expected 10000 bits in test/correct"),
+        ({"seed": "1"}, "arm one, seed 1: expected one final run of each seed, got two"),
+        ({"seed": ""}, "expected a phase, tuning or final, and a number as seed"),
+    ],
+)
+def test_a_damaged_row_is_refused_in_one_line(make: Any, tmp_path: Path, change: dict, message: str) -> None:
+    study = make()
+    rows = make_rows(study, {"one": 0.0, "four": 0.02})
+    rows[0] |= change
+    with pytest.raises(UsageError) as refusal:
+        write_report(study, rows, tmp_path / "page")
+    assert message in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "page").exists()
+
+
+def test_so_few_seeds_that_nothing_can_be_found_is_said(make: Any, tmp_path: Path) -> None:
+    study = make(seeds=[0, 1, 2, 3])
+    page = write_report(study, make_rows(study, {"one": 0.0, "four": 0.02}, seeds=4), tmp_path)
+    assert "Undecided: " in text_of(page)
+    assert "the smallest adjusted p in reach may be 0.12" in text_of(page)  # 2 / 2^4
+
+
+def test_the_same_rows_make_the_same_files(make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drawing, "save", SAVE)
+    study = make()
+    rows = make_rows(study, {"one": 0.0, "four": 0.02})
+
+    def files(folder: str, rows: list[dict[str, str]]) -> dict[str, bytes]:
+        write_report(study, rows, tmp_path / folder)
+        found = sorted(path for path in (tmp_path / folder).rglob("*") if path.is_file())
+        return {str(path.relative_to(tmp_path / folder)): path.read_bytes() for path in found}
+
+    first = files("first", rows)
+    assert files("again", rows[::-1]) == first
+    figures = {
+        f"figures/{name}.{kind}" for name in ("accuracy", "cost", "curves", "differences") for kind in ("png", "svg")
+    }
+    assert first.keys() == {"index.html", *figures}
+
+
+def test_names_are_text_and_never_code(make: Any, tmp_path: Path) -> None:
+    evil = "<script>window.evil = 1<"
+    study = make(title="</title><b>", arms={evil: {"model.heads": 1}, "four": {"model.heads": 4}})
+    page = write_report(study, make_rows(study, {evil: 0.0, "four": 0.02}), tmp_path)
+    html = page.read_text()
+    assert evil not in html
+    assert "&lt;script&gt;window.evil" in html
+    assert "</title><b>" not in html
+
+
+def test_a_page_asks_for_nothing_from_elsewhere(make: Any, tmp_path: Path) -> None:
+    study = make()
+    html = write_report(study, make_rows(study, {"one": 0.0, "four": 0.02}), tmp_path).read_text()
+    asked = re.findall(
+        r"<[^>]+\b(?:src|href)\s*=\s*[\"']?([^\"'\s>]+)", re.sub(r"<script.*?</script>", "", html, flags=re.S)
+    )
+    assert asked == ["data:,"]
+    assert "default-src 'none'" in html
+
+
+def test_the_command_writes_a_page_or_says_what_is_missing(tmp_path: Path) -> None:
+    def report(reports: Path) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "vit.report", "configs/studies/quickstart.yaml", f"--reports_dir={reports}"]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+    missing = report(tmp_path)
+    assert missing.returncode == 2
+    assert missing.stderr.count("\n") == 1
+    assert "results.csv: no such file" in missing.stderr
+    shutil.copytree(ROOT / "reports/quickstart", tmp_path / "quickstart")
+    done = report(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["page"] == str(tmp_path / "quickstart/index.html")
+    assert "Undecided: " in text_of(tmp_path / "quickstart/index.html")  # three seeds
+
+
+def specs_of(page: Path) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="specs">(.*?)</script>', page.read_text())
+    assert found
+    return json.loads(found[1])
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium")
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+def test_a_browser_shows_all_charts_alone_and_on_a_phone(make: Any, tmp_path: Path, browser: Any) -> None:
+    evil = "<img src=x onerror=evil()>"
+    study = make(arms={evil: {"model.heads": 1}, "four": {"model.heads": 4}}, claims=[])
+    rows = make_rows(study, {evil: 0.0, "four": 0.02})
+    for row in rows:  # two decades apart: a logarithmic axis
+        row["inference/batch_1_seconds"] = "0.1" if row["arm"] == "four" else "0.001"
+    page = write_report(study, rows, tmp_path / "page")
+    tab = browser.new_page(viewport={"width": 375, "height": 800})
+    words: list[str] = []
+    requests: list[str] = []
+    tab.on("console", lambda message: words.append(message.text))
+    tab.on("pageerror", lambda error: words.append(str(error)))
+    tab.on("request", lambda request: requests.append(request.url))
+    tab.goto(page.as_uri())
+    places = tab.locator(".chart")
+    assert places.count() == 7  # accuracy, differences, curves, and four costs
+    for place in places.all():
+        place.locator("svg.marks").wait_for()
+        size = place.locator("svg.marks").bounding_box()
+        assert size["width"] > 200
+        assert size["height"] > 100
+    assert tab.evaluate("document.documentElement.scrollWidth") == 375
+
+    def axis_title() -> str:
+        return tab.locator("#accuracy .role-axis-title text").first.text_content()
+
+    assert axis_title() == "training time (s)"  # FLOPs are the same in both arms
+    for option in tab.locator("#cost option").all():
+        title = option.text_content()
+        tab.select_option("#cost", title)
+        tab.wait_for_function(
+            "title => document.querySelector('#accuracy .role-axis-title')?.textContent == title", arg=title
+        )
+    assert axis_title() == "latency of one image (ms)"
+
+    tab.locator("#accuracy .mark-symbol path[aria-roledescription=point]").last.hover()
+    tab.locator("#vg-tooltip-element.visible").wait_for()
+    assert "test accuracy" in tab.locator("#vg-tooltip-element").inner_text()
+    tab.set_viewport_size({"width": 1100, "height": 800})
+    assert tab.evaluate("document.documentElement.scrollWidth") == 1100
+    assert words == []
+    assert [url for url in requests if not url.startswith("data:")] == [page.as_uri()]

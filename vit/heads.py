@@ -1,0 +1,117 @@
+"""What each head looks at: attention as maps over the picture.
+
+Shapes: L blocks, B images, H heads, N tokens (a class token first, if there is one), S = image_size / patch_size.
+"""
+
+import math
+from pathlib import Path
+
+import numpy
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from vit.files import atomic
+from vit.model import VisionTransformer
+
+TILE, GAP, LINE = 112, 6, 14  # pixels: side of a picture, space around it, height of the words under it
+# From dark over red to bright yellow, evenly spaced; brightness rises all the way, so that it reads in grey too.
+COLOURS = numpy.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)])
+
+
+def over_patches(maps: Tensor, tokens: int) -> Tensor:
+    """How much the answer reads each patch: attention (..., N, N) to (..., S, S), each summing to 1.
+
+    With a class token that is its own row, without it, as the tokens are averaged, the mean of all rows.
+
+    Args:
+        tokens: how many of the N are patches, S * S.
+    """
+    read = maps[..., 0, :] if maps.shape[-1] > tokens else maps.mean(dim=-2)
+    patches = read[..., maps.shape[-1] - tokens :]
+    side = math.isqrt(tokens)
+    return (patches / patches.sum(dim=-1, keepdim=True)).unflatten(-1, (side, side))
+
+
+def rollout(maps: list[Tensor]) -> Tensor:
+    """Attention through all blocks (Abnar & Zuidema 2020, arXiv 2005.00928): L x (B, H, N, N) to (B, N, N).
+
+    The product, last block first, of (A + I) / 2, where A is the mean of a block's heads and I stands for the residual
+    connection; its rows sum to 1.
+    """
+    identity = torch.eye(maps[0].shape[-1], device=maps[0].device)
+    total = identity
+    for block in maps:
+        total = (block.mean(dim=1) + identity) / 2 @ total
+    return total
+
+
+@torch.inference_mode()
+def draw(model: VisionTransformer, pixels: Tensor, picture: Image.Image, title: str, folder: Path, stem: str) -> Path:
+    """Write the `sheet` of one picture into the folder, as STEM.png or, where that exists, STEM-2.png and so on.
+
+    Args:
+        model: in eval mode, as `vit.load` gives it.
+        pixels: uint8 (1, 3, image_size, image_size), the picture as the model sees it.
+        picture: RGB, to draw on.
+    """
+    # In float32 whatever the answer was computed in, so that the rows of the maps sum to 1.
+    _, maps = model(model.preprocess(pixels.to(next(model.parameters()).device)), return_attention=True)
+    page = sheet(picture, [block.cpu() for block in maps], model.config.patches, title)
+    stem = stem[:50]  # file systems limit the length of a name
+    path, number = folder / f"{stem}.png", 1
+    while path.exists():
+        number += 1
+        path = folder / f"{stem}-{number}.png"
+    with atomic(path) as part:
+        page.save(part, format="PNG")
+    return path
+
+
+def thumbnail(picture: Image.Image) -> Image.Image:
+    """A picture at the size of a tile, stretched to a square, as for the model."""
+    return picture.resize((TILE, TILE), Image.Resampling.BICUBIC)
+
+
+def sheet(picture: Image.Image, maps: list[Tensor], tokens: int, title: str) -> Image.Image:
+    """One picture of all that the model looks at: the rollout, and a row per block with the mean and every head.
+
+    A patch is as bright as it is attended to, from 0 to the most of its own tile; the words under a tile say how many
+    times the even share, 1 / (S * S), that most is.
+
+    Args:
+        picture: RGB, stretched to a square, as for the model.
+        maps: attention of this one picture, L x (1, H, N, N).
+    """
+    picture = thumbnail(picture)
+    blocks = [over_patches(block[0], tokens) for block in maps]
+    through = over_patches(rollout(maps)[0], tokens)
+    rows = [[("picture", picture), tile("rollout", picture, through)]]
+    for number, heads in enumerate(blocks):
+        row = [tile(f"block {number} mean", picture, heads.mean(dim=0))]
+        rows.append(row + [tile(f"head {head}", picture, each) for head, each in enumerate(heads)])
+
+    width, height = TILE + GAP, TILE + GAP + LINE
+    columns = max(max(len(row) for row in rows), 4)  # room for the title
+    page = Image.new("RGB", (GAP + columns * width, GAP + LINE + len(rows) * height), "white")
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(10)
+    title = title.encode("ascii", "replace").decode()  # all that Pillow's own font has
+    while font.getlength(title) > page.width - 2 * GAP:
+        title = "..." + title[4:]
+    draw.text((GAP, GAP / 2), title, "black", font)
+    for y, row in enumerate(rows):
+        for x, (words, image) in enumerate(row):
+            left, top = GAP + x * width, GAP + LINE + y * height
+            page.paste(image, (left, top))
+            draw.text((left, top + TILE), words, "black", font)
+    return page
+
+
+def tile(name: str, picture: Image.Image, heat: Tensor) -> tuple[str, Image.Image]:
+    """The words under a tile, and the picture with (S, S) attention laid over it, a square per patch."""
+    most = heat.max().item()
+    level = (heat / most).numpy()
+    stops = numpy.linspace(0, 1, len(COLOURS))
+    colours = numpy.stack([numpy.interp(level, stops, COLOURS[:, channel]) for channel in range(3)], axis=-1)
+    patches = Image.fromarray(colours.round().astype(numpy.uint8)).resize(picture.size, Image.Resampling.NEAREST)
+    return f"{name}  {most * heat.numel():.1f}x", Image.blend(picture, patches, 0.6)

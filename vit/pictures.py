@@ -1,0 +1,146 @@
+"""Pictures as they come, to plain RGB: from a file that may be anything, or from what Pillow has already opened."""
+
+import glob
+import os
+import stat
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy
+from PIL import Image, ImageOps
+
+from vit.checks import UsageError
+
+# Only these are tried, by content, whatever a file is called: none of them runs another program or holds a script.
+FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
+# What counts as a picture in a folder.
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+# Larger ones are refused before they are decoded: a few kilobytes can unpack to any size. Below Pillow's own limit.
+MAX_PIXELS = 80_000_000
+MAX_BYTES = 500_000_000
+
+
+class PictureError(UsageError):
+    """A file that is no picture, or none that can be read; names the file and the reason."""
+
+
+def open_picture(source: str | os.PathLike | BinaryIO | Image.Image) -> Image.Image:
+    """The picture as RGB, upright, the first frame if it moves.
+
+    Args:
+        source: a path, a binary file object, or a PIL image.
+
+    Raises:
+        TypeError: something else than those.
+        PictureError: not a picture in one of `FORMATS`, damaged, cut off, empty, not an ordinary file, or larger than
+            `MAX_PIXELS` or `MAX_BYTES`.
+    """
+    if isinstance(source, Image.Image):
+        return decode(source, getattr(source, "filename", "") or "picture")
+    if not isinstance(source, (str, os.PathLike)):
+        if not hasattr(source, "read"):
+            raise TypeError(f"expected a path, a file object or a PIL image, got {type(source).__name__}")
+        return read(source, str(getattr(source, "name", "picture")))
+    name = os.fspath(source)
+    try:
+        found = os.stat(source)
+        # Opening a pipe would wait for a writer, opening a device may do anything.
+        if not stat.S_ISREG(found.st_mode):
+            raise PictureError(f"{name}: {'a folder' if stat.S_ISDIR(found.st_mode) else 'not an ordinary file'}")
+        if found.st_size == 0:
+            raise PictureError(f"{name}: the file is empty")
+        if found.st_size > MAX_BYTES:
+            raise PictureError(f"{name}: larger than {MAX_BYTES // 10**6} MB")
+        file = open(source, "rb")  # noqa: SIM115 - closed below
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise PictureError(f"{name}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    with file:
+        return read(file, name)
+
+
+def read(file: BinaryIO, name: str) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of damage that Pillow can live with, and of sizes that `decode` refuses
+        try:
+            image = Image.open(file, formats=FORMATS)
+        except Image.UnidentifiedImageError:
+            raise PictureError(f"{name}: not a picture of a known format ({', '.join(FORMATS)})") from None
+        except Image.DecompressionBombError:
+            raise too_large(name) from None
+        except Exception as error:  # anything, from struct.error to IndexError, comes out of damaged headers
+            raise PictureError(f"{name}: damaged ({one_line(error)})") from error
+        with image:
+            return decode(image, name)
+
+
+def decode(image: Image.Image, name: str) -> Image.Image:
+    width, height = image.size
+    if width * height == 0:
+        raise PictureError(f"{name}: has no pixels ({width} x {height})")
+    if width * height > MAX_PIXELS:
+        raise too_large(name)
+    try:
+        return to_rgb(image)
+    except Image.DecompressionBombError:
+        raise too_large(name) from None
+    except Exception as error:  # as above, from damaged or missing data
+        raise PictureError(f"{name}: damaged or not supported ({one_line(error)})") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF data say, 16 bits scaled to 8, what is transparent laid on white; colour profiles are ignored.
+
+    Raises:
+        ValueError: pixels of no known scale (floating point, or integers beyond 16 bits).
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known scale")
+    if image.mode.startswith("I"):  # Pillow would clip them at 255
+        values = numpy.asarray(image).astype(numpy.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("integer pixels beyond 16 bits have no known scale")
+        image = Image.fromarray(((values * 255 + 32767) // 65535).astype(numpy.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def too_large(name: str) -> PictureError:
+    return PictureError(f"{name}: more than {MAX_PIXELS // 10**6} million pixels")
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def find_pictures(argument: str) -> Iterator[str]:
+    """The files that an argument means, one at a time: itself, what a pattern matches, or the pictures in a folder.
+
+    Folders are read to their depths, in the order of names, without hidden files, links to folders and files whose
+    suffix is none of a picture; a file that is named itself is always given, whatever it is.
+
+    Raises:
+        PictureError: a pattern or a folder that gives nothing.
+    """
+    found = [argument]
+    if glob.has_magic(argument) and not os.path.lexists(argument):
+        found = sorted(glob.glob(argument))
+        if not found:
+            raise PictureError(f"{argument}: no file matches")
+    for path in found:
+        if not os.path.isdir(path):
+            yield path
+            continue
+        count = 0
+        for folder, folders, files in os.walk(path):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            for name in sorted(files):
+                if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
+                    count += 1
+                    yield os.path.join(folder, name)
+        if not count:
+            raise PictureError(f"{path}: no pictures in this folder")

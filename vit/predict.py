@@ -1,0 +1,86 @@
+"""What a trained model says of pictures: `model.predict`, and the steps of it that `predict.py` takes one by one."""
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from vit.data import Preprocess
+from vit.device import autocast, images_per_pass, precision_dtype
+from vit.pictures import open_picture
+
+if TYPE_CHECKING:
+    from vit.model import VisionTransformer
+
+Item = TypeVar("Item")
+
+
+class Prediction(TypedDict):
+    """A class and its probability, as Hugging Face's pipelines name them."""
+
+    label: str
+    score: float
+
+
+def predict(
+    model: "VisionTransformer", images: Any, topk: int = 5, batch_size: int | None = None
+) -> list[Prediction] | list[list[Prediction]]:
+    """`VisionTransformer.predict`, which says what it takes and gives."""
+    for name, value in (("topk", topk), ("batch_size", batch_size)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name}: expected a number above 0, got {value}")
+    if not model.labels:
+        raise ValueError("the model has no class names: set its labels and preprocess, as vit.load does")
+    if not isinstance(images, (list, tuple)):
+        return predict(model, [images], topk, batch_size)[0]  # type: ignore[return-value]
+    answers = []
+    for batch in batches(images, batch_size or default_batch_size(model)):
+        odds = classify(model, torch.cat([to_pixels(model, image) for image in batch]))
+        answers += [ranked(row, model.labels, topk) for row in odds]
+    return answers
+
+
+def to_pixels(model: "VisionTransformer", image: Any) -> Tensor:
+    """Uint8 (1, 3, size, size) on the CPU of one image in any form."""
+    if isinstance(image, (str, os.PathLike)) or hasattr(image, "read"):
+        image = open_picture(image)
+    pixels = cast(Preprocess, model.preprocess).pixels(image)
+    if len(pixels) != 1:
+        raise ValueError(f"expected one image, or a list of them, got a batch {tuple(image.shape)}")
+    return pixels.cpu()
+
+
+@torch.inference_mode()
+def classify(model: "VisionTransformer", pixels: Tensor) -> Tensor:
+    """Probabilities float64 (B, classes) on the CPU of uint8 (B, 3, size, size), computed as eval.py does."""
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    with autocast(model.precision, device):
+        logits = model(model.preprocess(pixels.to(device))).float()
+    model.train(was_training)
+    return logits.cpu().double().softmax(dim=1)
+
+
+def ranked(odds: Tensor, labels: tuple[str, ...], topk: int) -> list[Prediction]:
+    """The `topk` most probable of all classes, or all if there are fewer; of equal ones the first in `labels` leads."""
+    scores, order = odds.sort(descending=True, stable=True)
+    best = zip(scores[:topk].tolist(), order[:topk].tolist(), strict=True)
+    return [{"label": labels[index], "score": score} for score, index in best]
+
+
+def default_batch_size(model: "VisionTransformer") -> int:
+    """Images per forward pass, those of eval.py: in bfloat16 a batch of another size can round differently."""
+    device = next(model.parameters()).device
+    dtype = precision_dtype(model.precision, device)
+    return model.eval_batch_size or images_per_pass(device, dtype, model.config.tokens)
+
+
+def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of `size` items, the last of what is left; no more than one list is drawn ahead."""
+    rest = iter(items)
+    while batch := list(itertools.islice(rest, size)):
+        yield batch

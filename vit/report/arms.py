@@ -1,0 +1,210 @@
+"""The finished runs of a study by arm: the rows of results.csv, read and checked, and what their columns mean."""
+
+import base64
+import binascii
+import json
+import math
+import re
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vit.checks import UsageError
+from vit.results import IDENTITY, Row
+from vit.study import Study
+
+TEST_IMAGES = 10000
+TEXTS = ("attention/backend", "precision", "device", "torch", "commit")
+LONG = ("test/correct", "curve", "settings")
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A column of results.csv as people read it: its value times `scale`, in `unit`."""
+
+    key: str
+    title: str
+    unit: str = ""
+    scale: float = 1.0
+
+    @property
+    def accuracy(self) -> bool:
+        return self.key.endswith("acc")
+
+    def show(self, value: float) -> str:
+        """A value with its unit, e.g. `0.024 PFLOP`."""
+        text = f"{100 * value:.2f}" if self.accuracy else short(value * self.scale)
+        return f"{text} {self.unit}".strip()
+
+    @property
+    def axis(self) -> str:
+        """The title of an axis."""
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+
+# What a model costs, in the order in which a page offers it.
+COSTS = (
+    Quantity("compute/train_flops", "training compute", "PFLOP", 1e-15),
+    Quantity("compute/train_seconds", "training time", "s"),
+    Quantity("compute/core_minutes", "training on a CPU", "core-minutes"),
+    Quantity("compute/gpu_minutes", "training on a GPU", "GPU-minutes"),
+    Quantity("compute/energy_joules", "energy of training", "kJ", 1e-3),
+    Quantity("compute/peak_memory_bytes", "peak memory", "MiB", 2**-20),
+    Quantity("model/params", "parameters"),
+    Quantity("inference/batch_1_seconds", "latency of one image", "ms", 1e3),
+    Quantity("inference/batch_256_seconds", "latency of 256 images", "ms", 1e3),
+)
+QUANTITIES = {
+    quantity.key: quantity
+    for quantity in (
+        *COSTS,
+        Quantity("test/acc", "test accuracy", "%"),
+        Quantity("best/val_acc", "validation accuracy", "%"),
+        Quantity("test/loss", "test loss"),
+        Quantity("val/loss", "validation loss"),
+        Quantity("train/loss", "training loss"),
+        Quantity("test/ece", "calibration error of the test split"),
+        Quantity("train/images_per_second", "training images per second"),
+        Quantity("model/forward_flops", "FLOPs of one image", "MFLOP", 1e-6),
+    )
+}
+
+
+def quantity(key: str) -> Quantity:
+    return QUANTITIES.get(key, Quantity(key, key))
+
+
+def short(value: float) -> str:
+    """Three significant digits, or all digits before the point."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    text = f"{value:.3g}"
+    return text if "e" in text or "." not in text else text.rstrip("0").rstrip(".")
+
+
+@dataclass
+class Arm:
+    """One arm's finished runs. Every dict in `values` and the others are by seed."""
+
+    name: str
+    settings: dict[str, Any] = field(default_factory=dict)  # flat, without the seed
+    choice: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, dict[int, float]] = field(default_factory=dict)  # column -> seed -> value
+    texts: dict[str, list[str]] = field(default_factory=dict)  # column -> different values, sorted
+    curves: dict[int, list[tuple[float, float]]] = field(default_factory=dict)  # (training FLOPs, val accuracy)
+    correct: dict[int, NDArray[np.bool_]] = field(default_factory=dict)  # (TEST_IMAGES,)
+
+    def of(self, key: str) -> list[float]:
+        """A column's values in the order of seeds; [] if it was not measured."""
+        return [value for _, value in sorted(self.values.get(key, {}).items())]
+
+    def mean(self, key: str) -> float | None:
+        return statistics.fmean(self.of(key)) if self.of(key) else None
+
+    @property
+    def accuracy(self) -> float:
+        """Mean test accuracy, a fraction."""
+        return statistics.fmean(self.of("test/acc"))
+
+    @property
+    def n(self) -> int:
+        return len(self.of("test/acc"))
+
+    @property
+    def tokens(self) -> int | None:
+        """Sequence length, or None where the settings do not say."""
+        if not self.settings.get("model.patch_size"):
+            return None
+        side = self.settings.get("model.image_size", 32) // self.settings["model.patch_size"]
+        return side**2 + (self.settings.get("model.pool") == "cls")
+
+
+def read_arms(study: Study, rows: Sequence[Row]) -> list[Arm]:
+    """The arms of a study that have finished runs, in the study's order. Rows of other arms and seeds are left out.
+
+    Raises:
+        UsageError: a row is damaged, a seed is there twice, or there is no finished run.
+    """
+    arms = {name: Arm(name) for name in study.arms}
+    for row in rows:
+        where = f"results.csv: arm {row.get('arm')}, seed {row.get('seed')}"
+        if row.get("phase") not in ("tuning", "final") or not re.fullmatch(r"\d+", row.get("seed") or ""):
+            raise UsageError(f"{where}: expected a phase, tuning or final, and a number as seed")
+        if row["phase"] == "final" and row["arm"] in arms and int(row["seed"]) in study.seeds:
+            read_row(row, arms[row["arm"]], int(row["seed"]), where)
+    finished = [arm for arm in arms.values() if arm.n]
+    if not finished:
+        raise UsageError(f"results.csv: expected a finished run of {', '.join(study.arms)}, got none")
+    return finished
+
+
+def read_row(row: Row, arm: Arm, seed: int, where: str) -> None:
+    for key in row:
+        if key in IDENTITY or key in LONG:
+            continue
+        text = row[key] or ""
+        if key in TEXTS:
+            arm.texts[key] = sorted({*arm.texts.get(key, []), text} - {""})
+        elif text:
+            values = arm.values.setdefault(key, {})
+            if seed in values:
+                raise UsageError(f"{where}: expected one final run of each seed, got two")
+            values[seed] = read_number(text, key, where)
+    count, unit = units(row.get("device") or "")
+    if count > 1 and seed in arm.values.get("compute/train_seconds", {}):
+        minutes = arm.values["compute/train_seconds"][seed] / 60 * count
+        arm.values.setdefault(f"compute/{unit.lower()}_minutes", {})[seed] = minutes
+    try:
+        arm.settings = {key: value for key, value in json.loads(row["settings"]).items() if key != "seed"}
+        arm.choice = dict(json.loads(row["choice"]))
+        if row.get("curve"):
+            arm.curves[seed] = [(float(x), float(y)) for x, y in json.loads(row["curve"])]
+        if row.get("test/correct"):
+            bits = np.frombuffer(base64.b64decode(row["test/correct"], validate=True), dtype=np.uint8)
+            arm.correct[seed] = np.unpackbits(bits).astype(bool)
+    except (ValueError, TypeError, KeyError, AttributeError, binascii.Error) as error:
+        raise UsageError(f"{where}: settings, choice, curve or test/correct cannot be read ({error!r})") from None
+    right, accuracy = arm.correct.get(seed), arm.values.get("test/acc", {}).get(seed)
+    if right is not None and (
+        len(right) != TEST_IMAGES or accuracy is None or abs(right.mean() - accuracy) > 0.5 / TEST_IMAGES
+    ):
+        raise UsageError(f"{where}: expected {TEST_IMAGES} bits in test/correct, as many of them 1 as test/acc says")
+
+
+def read_number(text: str, key: str, where: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or (key.endswith("acc") and not 0 <= value <= 1):
+        raise UsageError(f"{where}: {key}: expected a number{' from 0 to 1' * key.endswith('acc')}, got {text!r}")
+    return value
+
+
+def units(device: str) -> tuple[int, str]:
+    """How many cores or GPUs: (2, "core")."""
+    from vit.compute import units_of  # loads PyTorch, which takes seconds
+
+    return units_of(device)
+
+
+def costs_of(arms: Sequence[Arm]) -> list[Quantity]:
+    """What was measured for every arm, in the order of `COSTS`."""
+    return [cost for cost in COSTS if all(arm.of(cost.key) for arm in arms)]
+
+
+def spread(arms: Sequence[Arm], key: str) -> float:
+    """The largest mean of an arm over the smallest."""
+    means = [arm.mean(key) or 0.0 for arm in arms]
+    return max(means) / min(means) if min(means) > 0 else math.inf
+
+
+def differing(study: Study, arms: Sequence[Arm]) -> list[str]:
+    """The settings that make the arms different, without what was tuned."""
+    tuned = {key for arm in arms for key in arm.choice}
+    keys = dict.fromkeys(key for arm in arms for key in arm.settings if key not in tuned)
+    return [key for key in keys if len({json.dumps(arm.settings.get(key)) for arm in arms}) > 1]

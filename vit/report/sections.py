@@ -1,0 +1,277 @@
+"""The words and tables of a study's page, in its order."""
+
+import json
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+
+from vit.report import figures, page
+from vit.report.arms import Arm, costs_of, differing, short
+from vit.report.findings import ACCURACY, Difference, Findings, amount, between
+from vit.report.looks import Look
+from vit.report.page import Cell
+from vit.statistics import LEVEL, mean_interval, pairs_needed
+
+VERDICTS = {"supported": "✓ supported", "refuted": "✗ refuted", "undecided": "? undecided"}
+
+
+def body(title: str, finding: str, findings: Findings, look: dict[str, Look], charts: Sequence[figures.Chart]) -> str:
+    """All that stands in the page, as HTML."""
+    marks = [page.symbol(look[arm.name]) for arm in findings.arms]
+    parts = [
+        f"<header>\n<h1>{page.escape(title)}</h1>",
+        page.paragraph(finding, "finding"),
+        page.paragraph(scope(findings), "note"),
+        "</header>",
+        *pictures(findings, look, charts),
+        *claims(findings),
+        *choices(findings),
+        arms_table(findings, marks),
+        *comparisons_table(findings),
+        methods(findings),
+    ]
+    return "\n".join(parts)
+
+
+def scope(findings: Findings) -> str:
+    runs = sum(arm.n for arm in findings.arms)
+    counts = {arm.n for arm in findings.arms}
+    seeds = f"{min(counts)} to {max(counts)}" if len(counts) > 1 else str(min(counts))
+    text = f"CIFAR-10, {plural(len(findings.arms), 'arm')}, {seeds} seed{'s' * (seeds != '1')} each, {runs} trainings."
+    missing = [name for name in findings.study.arms if name not in findings.by_name]
+    return text + (f" Not yet trained: {', '.join(missing)}." if missing else "")
+
+
+def pictures(findings: Findings, look: dict[str, Look], charts: Sequence[figures.Chart]) -> Iterator[str]:
+    names = {chart.name: chart for chart in charts}
+    against = {chart.name: chart.title for chart in charts if chart.name.startswith("accuracy_")}
+    if against:
+        [first] = [chart.name for chart in charts if chart.file == "accuracy"]
+        caption = (
+            "Large symbols are means over seeds with the 95 % interval of the mean, small ones single seeds. The "
+            "dashed line is the Pareto front of the means, whose arms are named: nothing cheaper was more accurate. "
+            "Arms of equal cost are drawn side by side. Point at or touch a symbol for its values."
+        )
+        chosen = page.picker(against, first)
+        yield page.section(
+            "Accuracy against compute",
+            chosen,
+            page.legend(look),
+            page.figure("accuracy", caption, first),
+            machines(findings),
+        )
+    if "differences" in names:
+        caption = (
+            "Of every comparison, the second arm less the first at the same seed: a dot for each seed, the mean and "
+            f"its 95 % interval (BCa bootstrap). The band is the margin of ±{findings.study.margin:g} points within "
+            "which a difference does not matter: ▲ higher, ▼ lower, = equivalent, ? undecided."
+        )
+        yield page.section("Differences, paired by seed", page.figure("differences", caption))
+    if "curves" in names:
+        caption = "Validation accuracy while training: the mean of each arm's seeds, its 95 % interval as a band."
+        yield page.section("Learning curves", page.legend(look, lines=True), page.figure("curves", caption))
+    costs = {chart.name: chart.title for chart in charts if chart.name.startswith("cost_")}
+    if costs:
+        caption = (
+            "Each arm over the arm that differs from it in having one head only, paired by seed, with the 95 % "
+            "interval. Lines join arms that are alike but for their heads."
+        )
+        yield page.section("What heads cost", page.panels(costs, caption))
+
+
+def machines(findings: Findings) -> str:
+    devices = sorted({device for arm in findings.arms for device in arm.texts.get("device", [])})
+    if len(devices) < 2:
+        return ""
+    text = "These runs come from different machines, whose seconds do not compare: "
+    return page.paragraph(f"{text}{'; '.join(devices)}.", "note warning")
+
+
+def claims(findings: Findings) -> Iterator[str]:
+    rows: list[list[Cell]] = []
+    for claim, test, outcome, margin in findings.claims():
+        effect = described(test)
+        if test.paired and margin and test.paired.std:
+            effect += f", margin ±{amount(test, margin).lstrip('+')}"
+        cells: list[Cell] = [claim.aspect, (claim.claim, "words"), (claim.test, "words"), (effect, "words")]
+        rows.append([*cells, (p_text(test), "number"), (VERDICTS[outcome], outcome)])
+    if rows:
+        columns: list[Cell] = ["aspect", "claim", "operational test", "measured", ("p (Holm)", "number"), "verdict"]
+        caption = (
+            "What is claimed, and what was measured: the difference, in percent of the first arm's mean where it is "
+            "not points of accuracy, and its 95 % interval."
+        )
+        yield page.section("Claims", page.table(caption, columns, rows))
+
+
+def choices(findings: Findings) -> Iterator[str]:
+    rows: list[list[Cell]] = []
+    for choice in findings.choices():
+        accuracy = f"{100 * choice.best.accuracy:.2f}"
+        ties = ", ".join(arm.name for arm in choice.ties) or "none"
+        rows.append([choice.of, choice.budget, choice.best.name, (accuracy, "number"), (ties, "words")])
+    if rows:
+        told = "not told apart from it"
+        columns: list[Cell] = ["budget", "", "most accurate", ("test accuracy, %", "number"), told]
+        caption = (
+            "The arm with the best mean for each budget that changes the answer, and the affordable arms whose "
+            f"accuracy was not found lower (paired test at {LEVEL:g}, with Holm in each row). Below {pairs_needed()} "
+            "common seeds nothing can be told apart."
+        )
+        yield page.section("Which should I choose?", page.table(caption, columns, rows))
+
+
+def arms_table(findings: Findings, marks: Sequence[str]) -> str:
+    arms, keys = findings.arms, differing(findings.study, findings.arms)
+    costs = costs_of(arms)
+    tuned = any(arm.choice for arm in arms)
+    columns: list[Cell] = ["arm", ("n", "number"), ("test accuracy, %", "number"), ("95 % interval", "number")]
+    columns += [*keys, *(["tuned"] if tuned else []), ("validation, %", "number")]
+    columns += [(cost.axis, "number") for cost in costs]
+    rows: list[list[Cell]] = []
+    for arm in arms:
+        n = str(arm.n) if arm.n == len(findings.study.seeds) else f"{arm.n} of {len(findings.study.seeds)}"
+        low, high = mean_interval(arm.of(ACCURACY))
+        interval = "" if math.isnan(low) else f"{100 * low:.2f} to {100 * high:.2f}"
+        cells: list[Cell] = [arm.name, (n, "number"), (mean_and_sd(arm, ACCURACY), "number"), (interval, "number")]
+        cells += [setting(arm.settings.get(key)) for key in keys]
+        if tuned:
+            cells.append((", ".join(f"{key} {setting(value)}" for key, value in arm.choice.items()), "line"))
+        cells.append((mean_and_sd(arm, "best/val_acc"), "number"))
+        cells += [(short((arm.mean(cost.key) or 0.0) * cost.scale), "number") for cost in costs]
+        rows.append(cells)
+    caption = "Accuracy as mean ± standard deviation over n seeds, the settings that differ, costs as means."
+    return page.section("Arms", page.table(caption, columns, rows, marks))
+
+
+def comparisons_table(findings: Findings) -> Iterator[str]:
+    rows: list[list[Cell]] = []
+    for test in [*findings.comparisons, *findings.interactions]:
+        reading, plain = test.read(findings.margin), test.label in findings.study.comparisons
+        ratio = findings.ratio(test.label, "compute/train_seconds") if plain else None
+        cells: list[Cell] = [
+            test.label,
+            f"{test.b} less {test.a}",
+            (str(test.paired.n if test.paired else 0), "number"),
+        ]
+        cells.append((amount(test, test.paired.mean, unit=False) if test.paired else "", "number"))
+        cells += [(between(test), "number"), (p_text(test), "number"), (said(findings, test), reading)]
+        cells.append((f"{ratio:.2f} times" if ratio else "", "number"))
+        cells.append((mcnemar_text(findings, test) if plain else "", "line"))
+        rows.append(cells)
+    if not rows:
+        return
+    columns: list[Cell] = ["comparison", "difference of", ("n", "number"), ("points", "number")]
+    columns += [("95 % interval", "number"), ("p (Holm)", "number"), "reading", ("training time", "number"), "McNemar"]
+    caption = (
+        f"Test accuracy, paired by seed. Equivalent: the 90 % interval lies within ±{findings.study.margin:g} points. "
+        "McNemar, pooled over seeds, counts the predictions that only one of the two has right; it speaks of these "
+        "trained models, not of other seeds, and decides nothing here."
+    )
+    parts = [page.table(caption, columns, rows)]
+    if findings.least_p >= LEVEL:
+        parts.insert(0, page.paragraph(weak(findings), "note warning"))
+    yield page.section("Comparisons", *parts)
+
+
+def said(findings: Findings, test: Difference) -> str:
+    reading = test.read(findings.margin)
+    small = reading in ("higher", "lower") and test.judge(findings.margin, "same") == "supported"
+    return f"{figures.SIGNS[reading]} {reading}{', within the margin' * small}"
+
+
+def weak(findings: Findings) -> str:
+    return (
+        f"So few seeds cannot show a difference in {plural(findings.family, 'test')}: the smallest adjusted p "
+        f"in reach may be {findings.least_p:.2g}. Read “undecided” accordingly; equivalence can still be shown."
+    )
+
+
+def methods(findings: Findings) -> str:
+    study, arms = findings.study, findings.arms
+    validation = sorted({int(arm.settings.get("data.val_images", 0)) for arm in arms})
+    chooses = "chose the weights of every run" if 0 not in validation else "chose the weights where there were any"
+    noted = {
+        key: ", ".join(sorted({text for arm in arms for text in arm.texts.get(key, [])})) or "not noted"
+        for key in ("device", "precision", "attention/backend", "torch", "commit")
+    }
+    items = [
+        f"Seeds {listed(study.seeds)}. Arms alike in data and batch size see the same images in the same order. A seed "
+        "counts in a comparison only if both arms have finished it.",
+        f"Splits: {listed(validation)} validation images, the same for every seed, {chooses}. The 10000 test images "
+        "were read once, at the end of each run.",
+        tuning(findings),
+        "Differences: mean over seeds of b less a, its 95 % BCa bootstrap interval, and a two-sided sign-flip test, "
+        f"whose p is adjusted by Holm over the {plural(findings.family, 'test')} on this page. A difference is found "
+        f"if the interval excludes 0 and p is below {LEVEL:g}, equivalence if the 90 % interval lies within the margin "
+        "(two one-sided tests). Otherwise the matter is undecided. What does not vary over seeds, such as FLOPs, needs "
+        "no test.",
+        *[
+            "Claims: “more” or “less” is supported by a difference that way, refuted by one the other way or by "
+            "equivalence; “the same” is supported by equivalence, refuted by a difference without it."
+        ]
+        * bool(study.claims),
+        "Intervals of one arm's mean are Student's. FLOPs are those of matrix products, forward and backward, in "
+        "closed form, 2 per multiply-accumulate.",
+        f"Machine: {noted['device']}. Precision: {noted['precision']}. Attention: {noted['attention/backend']}.",
+        f"PyTorch {noted['torch']}. Commit {noted['commit']}.",
+        f"This page is made of reports/{study.name}/results.csv and the study file alone, by python -m vit.report.",
+    ]
+    return page.section("Methods", page.bullets(items))
+
+
+def tuning(findings: Findings) -> str:
+    if findings.study.tuning is None:
+        return "Nothing was tuned for single arms."
+    keys = ", ".join(dict.fromkeys(key for arm in findings.arms for key in arm.choice))
+    seeds = findings.study.tuning.seeds
+    return (
+        f"Tuned for each arm: {keys}, over a grid, by mean validation accuracy on seed{'s' * (len(seeds) > 1)} "
+        f"{listed(seeds)}, which no final run has. The test split played no part."
+    )
+
+
+def described(test: Difference) -> str:
+    """The measured effect, e.g. `+0.21 points (+0.10 to +0.32), n = 8`."""
+    if test.paired is None:
+        return "not measured"
+    interval = between(test)
+    return f"{amount(test, test.paired.mean)}{f' ({interval})' if interval else ''}, n = {test.paired.n}"
+
+
+def p_text(test: Difference) -> str:
+    if test.paired is None or math.isnan(test.p):
+        return "none: no spread" if test.paired and test.paired.std == 0 and test.paired.n > 1 else "not measured"
+    return f"{test.p:.3f}" if test.p >= 0.001 else "< 0.001"
+
+
+def mcnemar_text(findings: Findings, test: Difference) -> str:
+    counted = findings.mcnemar(test.label)
+    if counted is None:
+        return "not measured"
+    seeds, result = counted
+    p = f"p = {result.p:.2g}" if result.p >= 0.001 else "p < 0.001"
+    return f"{result.only_b:,} against {result.only_a:,} in {plural(seeds, 'seed')}, {p}"
+
+
+def mean_and_sd(arm: Arm, key: str) -> str:
+    values = [100 * value for value in arm.of(key)]
+    if not values:
+        return ""
+    return f"{statistics.fmean(values):.2f}" + (f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else "")
+
+
+def setting(value: object) -> str:
+    """A value as a config file has it."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def listed(numbers: Sequence[int]) -> str:
+    """`0 to 7` for a run of numbers, else all of them."""
+    if len(numbers) > 2 and list(numbers) == list(range(numbers[0], numbers[0] + len(numbers))):
+        return f"{numbers[0]} to {numbers[-1]}"
+    return " and ".join(filter(None, [", ".join(str(each) for each in numbers[:-1]), str(numbers[-1])]))
+
+
+def plural(count: int, word: str) -> str:
+    return f"{count} {word}{'s' * (count != 1)}"

@@ -1,0 +1,112 @@
+"""Where a checkpoint comes from: a folder here, the Hugging Face hub, or an artifact of Weights & Biases."""
+
+import errno
+import re
+from pathlib import Path
+
+from vit.checks import UsageError
+
+# All that is ever fetched of a checkpoint.
+FILES = ("config.json", "model.safetensors", "README.md")
+
+WANDB_TIMEOUT = 20  # seconds to wait for an answer
+
+FORMS = "a run or checkpoint folder, hf-hub:owner/name or wandb:entity/project/name:alias"
+
+
+def fetch(source: str | Path) -> Path:
+    """The folder on this machine that a source names; one on a hub is downloaded into that hub's cache first.
+
+    Raises:
+        UsageError: the source is a URL or misspelt, is not there, or cannot be reached.
+    """
+    text = str(source)
+    kind, _, name = text.partition(":")
+    if kind == "hf-hub":
+        return from_hub(text, name)
+    if kind == "wandb":
+        return from_wandb(text, name)
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):
+        raise UsageError(f"{text}: expected {FORMS}; URLs are not followed")
+    return Path(source)
+
+
+def from_hub(source: str, name: str) -> Path:
+    """The newest snapshot of a model repository on the Hugging Face hub, or without network the cached one."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        name = ""
+    if name.count("/") != 1:
+        raise UsageError(f"{source}: expected hf-hub:owner/name")
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(FILES)))
+    except RepositoryNotFoundError:
+        raise UsageError(f"{source}: there is no such repository, or it is private and you are not logged in") from None
+    except LocalEntryNotFoundError as error:
+        reason = one_line(error.__cause__ or error)
+        raise UsageError(f"{source}: the hub cannot be reached, and it is not in the cache ({reason})") from None
+    except Exception as error:  # of whatever carries the request
+        raise refusal(source, error) from error
+
+
+def from_wandb(source: str, name: str) -> Path:
+    """The files of a model artifact, in W&B's cache folder."""
+    if ".." in name or not re.fullmatch(r"[\w.-]+/[\w. -]+/[\w.-]+:[\w.-]+", name, re.ASCII):
+        raise UsageError(f"{source}: expected wandb:entity/project/name:alias")
+    try:
+        import wandb
+    except ModuleNotFoundError:
+        raise UsageError(f"{source}: the package wandb is not installed: pip install wandb") from None
+    from wandb.env import get_cache_dir
+
+    try:
+        if not wandb.login(prompt=False, verify=False):
+            raise UsageError(f"{source}: not logged in to W&B: wandb login, or the variable WANDB_API_KEY")
+        artifact = wandb.Api(timeout=WANDB_TIMEOUT).artifact(name, type="model")
+        if not re.fullmatch(r"v\d+", artifact.version):
+            raise UsageError(f"{source}: expected a version like v0, got {artifact.version!r}")
+        entries = {file: artifact.manifest.entries.get(file) for file in FILES}
+        place = name.partition(":")[0].replace("/", "--")
+        folder = Path(get_cache_dir()) / "checkpoints" / f"{place}--{artifact.version}"
+        for file, entry in entries.items():
+            if entry is not None and entry.ref is not None:  # anywhere at all, a file of this machine too
+                raise UsageError(f"{source}: {file} is a reference to {entry.ref}, which is not followed")
+        for file in FILES:
+            if entries[file] is not None:
+                artifact.get_entry(file).download(str(folder))
+        return folder
+    except UsageError:
+        raise
+    except Exception as error:
+        raise refusal(source, error) from error
+
+
+def refusal(source: str, error: Exception) -> Exception:
+    """What to raise for an error of a download: itself where the disk is full, else one line."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return error
+    return UsageError(f"{source}: the transfer failed ({one_line(error)})")
+
+
+def one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def check_inside(path: Path, folder: Path) -> None:
+    """Refuse a file that a link leads out of the folder it was looked for in.
+
+    The folder itself may be a link, and the hub's cache keeps its files in `blobs` beside `snapshots`.
+
+    Raises:
+        UsageError: `path` really lies elsewhere.
+    """
+    home = folder.resolve()
+    allowed = [home, home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [home]
+    real = path.resolve()
+    if not any(real.is_relative_to(each) for each in allowed):
+        raise UsageError(f"{path}: a link out of {folder}, which is not followed")
