@@ -36,6 +36,7 @@ class WandbServer:
         self.artifacts: list[dict[str, Any]] = []
         self.sweep: dict[str, Any] = {}  # the file of the one sweep there is
         self.points: list[dict[str, Any]] = []  # of its grid, that no agent has yet
+        self.views: list[dict[str, Any]] = []  # workspaces and reports
         self.storage: dict[str, bytes] = {}  # what was uploaded, by the path of the upload
         self.operations: list[str] = []
         self.drop_everything = False
@@ -167,6 +168,23 @@ class WandbServer:
             run_id = f"agents-{len(self.points)}"
             commands = [{"type": "run", "run_id": run_id, "program": self.sweep["program"], "args": values}]
         return {"agentHeartbeat": {"agent": {"id": "agent"}, "commands": json.dumps(commands)}}
+
+    def do_GetProjects(self, _: dict[str, Any]) -> dict[str, Any]:
+        """None yet."""
+        return {
+            "models": {"pageInfo": {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}, "edges": []}
+        }
+
+    def do_CreateProject(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"upsertModel": {"project": {"id": "p"}, "model": {"name": "p"}, "inserted": True}}
+
+    def do_UpsertView2(self, variables: dict[str, Any]) -> dict[str, Any]:
+        self.views.append(variables)
+        project = {"id": "p", "name": variables["projectName"], "entityName": variables["entityName"]}
+        view = {key: variables[key] for key in ("type", "name", "displayName", "description", "spec")}
+        return {"upsertView": {"view": view | {"id": f"view{len(self.views)}", "project": project}, "inserted": True}}
+
+    do_upsertView = do_UpsertView2
 
     def do_CreateRunFiles(self, variables: dict[str, Any]) -> dict[str, Any]:
         files = [{"name": name, "uploadUrl": f"{self.url}/storage/{name}"} for name in variables["files"]]

@@ -116,5 +116,7 @@ def job_of(run: Run, results: Results, config: CompareConfig) -> Job:
     wanted.wandb = replace(wanted.wandb, mode=config.wandb.mode or wanted.wandb.mode)
     default = flatten(Config())
     changed = {key: value for key, value in flatten(wanted).items() if value != default[key]}
-    group = {"WANDB_RUN_GROUP": results.study.name}  # by which W&B finds the runs of a study
-    return Job(str(run.config.name), wanted.runs_dir, overrides(changed), os.getcwd(), group)
+    # By this W&B finds the runs of a study (vit/dashboards.py).
+    group = results.study.name if run.phase == "final" else f"{results.study.name} {run.phase}"
+    environment = {"WANDB_RUN_GROUP": group}
+    return Job(str(run.config.name), wanted.runs_dir, overrides(changed), os.getcwd(), environment)

@@ -446,6 +446,8 @@ class CompareConfig:
         reports_dir: folder that holds results.csv, in a folder of the study's name.
         device: auto, cpu, cuda, cuda:1; null is what the study says.
         workers: trainings at a time on this machine; on a CPU they share its cores.
+        wandb_report: train nothing, and make a workspace and a report of the study's runs in W&B.
+        dry_run: with wandb_report, only show what would be saved.
     """
 
     study: str
@@ -453,12 +455,15 @@ class CompareConfig:
     reports_dir: str = "reports"
     device: str | None = None
     workers: int = 1
+    wandb_report: bool = False
+    dry_run: bool = False
     wandb: CompareWandbConfig = field(default_factory=CompareWandbConfig)
     ray: RayConfig = field(default_factory=RayConfig)
 
     def __post_init__(self) -> None:
         check_types(self)
         check(self.workers > 0, "workers", "a number above 0", self.workers)
+        check(not self.dry_run or self.wandb_report, "dry_run", "false without wandb_report", self.dry_run)
         here = self.ray.address is None or self.workers == 1
         check(here, "workers", "1 with ray.address, whose cluster trains as many as it has room for", self.workers)
 
