@@ -15,7 +15,8 @@ SWEEP = yaml.safe_load((ROOT / "configs/sweep.yaml").read_text())
 
 
 def wandb(*arguments: str, folder: Path) -> str:
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # where the agent looks for `python`
+    environment = os.environ | {"PATH": path, "WANDB_SILENT": "false"}
     command = [sys.executable, "-m", "wandb", *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
