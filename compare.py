@@ -7,6 +7,10 @@ from vit.config import CompareConfig
 
 
 def main(config: CompareConfig) -> dict[str, Any]:
+    if config.wandb_report:
+        from vit.dashboards import write_dashboards
+
+        return write_dashboards(config)
     from vit.compare import compare
 
     return compare(config)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from wandb_server import WandbServer
 
 from vit import data
 from vit.config import AugmentConfig, Config, DataConfig, OptimConfig, TrainConfig, ViTConfig, WandbConfig
@@ -38,6 +39,16 @@ def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None
     yield
     if "wandb" in sys.modules:
         sys.modules["wandb"].teardown()  # it remembers the environment it first saw
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+    """A W&B server on the loopback interface, which this test is logged in at."""
+    server = WandbServer()
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", server.url)
+    yield server
+    server.close()
 
 
 @pytest.fixture

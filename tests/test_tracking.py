@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,6 @@ from vit import tracking
 from vit.config import Config, EvalConfig, EvalDataConfig, WandbConfig
 from vit.runs import train
 from vit.tracking import Tracker
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
-    server = WandbServer()
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    monkeypatch.setenv("WANDB_BASE_URL", server.url)
-    yield server
-    server.close()
 
 
 @pytest.fixture

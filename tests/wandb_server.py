@@ -1,13 +1,16 @@
-"""A W&B server on the loopback interface, just enough of one: runs, history rows, resuming, files and artifacts."""
+"""A W&B server on the loopback interface, just enough of one: runs, rows, resuming, files, artifacts, grid sweeps."""
 
 import gzip
 import hashlib
 import http.server
+import itertools
 import json
 import re
 import threading
 from dataclasses import dataclass, field
 from typing import Any
+
+import yaml
 
 FORBIDDEN = {"errors": [{"message": "not implemented by this test server"}]}
 
@@ -19,6 +22,8 @@ class StoredRun:
     name: str
     config: dict[str, Any] = field(default_factory=dict)
     job_type: str | None = None
+    group: str | None = None
+    sweep: str | None = None
     rows: list[dict[str, Any]] = field(default_factory=list)
     finished: bool = False
 
@@ -29,6 +34,9 @@ class WandbServer:
     def __init__(self) -> None:
         self.runs: dict[str, StoredRun] = {}
         self.artifacts: list[dict[str, Any]] = []
+        self.sweep: dict[str, Any] = {}  # the file of the one sweep there is
+        self.points: list[dict[str, Any]] = []  # of its grid, that no agent has yet
+        self.views: list[dict[str, Any]] = []  # workspaces and reports
         self.storage: dict[str, bytes] = {}  # what was uploaded, by the path of the upload
         self.operations: list[str] = []
         self.drop_everything = False
@@ -121,6 +129,8 @@ class WandbServer:
         if variables.get("config"):
             run.config |= json.loads(variables["config"])  # {key: {"value": value}}
         run.job_type = variables.get("jobType") or run.job_type
+        run.group = variables.get("groupName") or run.group
+        run.sweep = variables.get("sweep") or run.sweep
         project = {"id": "p", "name": variables.get("project") or "p", "entity": {"id": "e", "name": "tester"}}
         bucket = {
             "id": name,
@@ -128,11 +138,53 @@ class WandbServer:
             "displayName": variables.get("displayName") or name,
             "description": None,
             "config": variables.get("config"),
-            "sweepName": None,
+            "sweepName": run.sweep,
             "project": project,
             "historyLineCount": len(run.rows),
         }
         return {"upsertBucket": {"bucket": bucket, "inserted": inserted}}
+
+    def do_UpsertSweep(self, variables: dict[str, Any]) -> dict[str, Any]:
+        self.sweep = yaml.safe_load(variables["config"])
+        grid = {key: parameter["values"] for key, parameter in self.sweep["parameters"].items()}
+        self.points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+        project = {"id": "p", "name": variables["projectName"], "entity": {"id": "e", "name": "tester"}}
+        return {"upsertSweep": {"sweep": {"name": "sweep", "project": project}, "configValidationWarnings": []}}
+
+    def do_SweepWithRuns(self, variables: dict[str, Any]) -> dict[str, Any]:
+        sweep = {"id": "s", "name": variables["sweep"], "config": yaml.safe_dump(self.sweep), "runs": {"edges": []}}
+        return {"project": {"sweep": sweep}}
+
+    def do_CreateAgent(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"createAgent": {"agent": {"id": "agent"}}}
+
+    def do_Heartbeat(self, variables: dict[str, Any]) -> dict[str, Any]:
+        """What the agent is to do: nothing while it runs something, else the next point of the grid."""
+        commands: list[dict[str, Any]] = []
+        if not self.points and variables["runState"] == "{}":
+            commands = [{"type": "exit"}]
+        elif variables["runState"] == "{}":
+            values = {key: {"value": value} for key, value in self.points.pop(0).items()}
+            run_id = f"agents-{len(self.points)}"
+            commands = [{"type": "run", "run_id": run_id, "program": self.sweep["program"], "args": values}]
+        return {"agentHeartbeat": {"agent": {"id": "agent"}, "commands": json.dumps(commands)}}
+
+    def do_GetProjects(self, _: dict[str, Any]) -> dict[str, Any]:
+        """None yet."""
+        return {
+            "models": {"pageInfo": {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}, "edges": []}
+        }
+
+    def do_CreateProject(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"upsertModel": {"project": {"id": "p"}, "model": {"name": "p"}, "inserted": True}}
+
+    def do_UpsertView2(self, variables: dict[str, Any]) -> dict[str, Any]:
+        self.views.append(variables)
+        project = {"id": "p", "name": variables["projectName"], "entityName": variables["entityName"]}
+        view = {key: variables[key] for key in ("type", "name", "displayName", "description", "spec")}
+        return {"upsertView": {"view": view | {"id": f"view{len(self.views)}", "project": project}, "inserted": True}}
+
+    do_upsertView = do_UpsertView2
 
     def do_CreateRunFiles(self, variables: dict[str, Any]) -> dict[str, Any]:
         files = [{"name": name, "uploadUrl": f"{self.url}/storage/{name}"} for name in variables["files"]]

@@ -439,6 +439,27 @@ class CompareWandbConfig:
 
 
 @dataclass
+class RayConfig:
+    """A Ray cluster that trains the runs of a study, instead of this machine alone.
+
+    Args:
+        address: of the cluster, e.g. auto for the one that this machine is part of; null for none.
+        cpus_per_run: CPU cores of each training.
+        gpus_per_run: share of a GPU of each training, e.g. 0.25 for four that share one; 0 trains on CPUs.
+    """
+
+    address: str | None = None
+    cpus_per_run: int = 1
+    gpus_per_run: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_types(self, "ray.")
+        check(self.cpus_per_run > 0, "ray.cpus_per_run", "a number above 0", self.cpus_per_run)
+        fits = 0 <= self.gpus_per_run <= 1
+        check(fits, "ray.gpus_per_run", "a number from 0 to 1: a training uses one GPU", self.gpus_per_run)
+
+
+@dataclass
 class CompareConfig:
     """Run a study: train what is missing of its arms and seeds, and collect results.csv.
 
@@ -448,7 +469,9 @@ class CompareConfig:
             those of train.py: a study may be named like a config).
         reports_dir: folder that holds results.csv, in a folder of the study's name.
         device: auto, cpu, cuda, cuda:1; null is what the study says.
-        workers: trainings at a time; on a CPU they share its cores.
+        workers: trainings at a time on this machine; on a CPU they share its cores.
+        wandb_report: train nothing, and make a workspace and a report of the study's runs in W&B.
+        dry_run: with wandb_report, only show what would be saved.
     """
 
     study: str
@@ -456,11 +479,17 @@ class CompareConfig:
     reports_dir: str = "reports"
     device: str | None = None
     workers: int = 1
+    wandb_report: bool = False
+    dry_run: bool = False
     wandb: CompareWandbConfig = field(default_factory=CompareWandbConfig)
+    ray: RayConfig = field(default_factory=RayConfig)
 
     def __post_init__(self) -> None:
         check_types(self)
         check(self.workers > 0, "workers", "a number above 0", self.workers)
+        check(not self.dry_run or self.wandb_report, "dry_run", "false without wandb_report", self.dry_run)
+        here = self.ray.address is None or self.workers == 1
+        check(here, "workers", "1 with ray.address, whose cluster trains as many as it has room for", self.workers)
 
 
 def flatten(settings: Config | dict[str, Any]) -> dict[str, Any]:

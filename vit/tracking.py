@@ -72,6 +72,7 @@ class WandbRun:
             return
 
         def init(mode: str) -> Any:
+            wandb.setup().settings.run_id = self.id  # in a sweep W&B ignores the id that init is given
             return wandb.init(
                 project=config.project,
                 entity=config.entity,
