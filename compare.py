@@ -3,7 +3,7 @@
 from typing import Any
 
 from vit.cli import door
-from vit.config import CompareConfig
+from vit.commands import CompareConfig
 
 
 def main(config: CompareConfig) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from vit.cli import door, say
-from vit.config import EvalConfig
+from vit.commands import EvalConfig
 
 
 def main(config: EvalConfig) -> dict[str, Any]:

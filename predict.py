@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vit.checks import UsageError
 from vit.cli import door, fail, say
-from vit.config import PredictConfig
+from vit.commands import PredictConfig
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -3,7 +3,7 @@
 from typing import Any
 
 from vit.cli import door
-from vit.config import PublishConfig
+from vit.commands import PublishConfig
 
 
 def main(config: PublishConfig) -> dict[str, Any]:

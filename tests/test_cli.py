@@ -6,7 +6,8 @@ from pathlib import Path
 import yaml
 
 from vit.cli import parse
-from vit.config import Config, PredictConfig
+from vit.commands import PredictConfig
+from vit.config import Config
 
 ROOT = Path(__file__).parents[1]
 

@@ -13,8 +13,8 @@ from wandb_server import WandbServer
 
 from compare import main
 from vit.checks import UsageError
+from vit.commands import CompareConfig
 from vit.compare import job_of
-from vit.config import CompareConfig
 from vit.results import Results
 from vit.study import load_study
 

@@ -20,7 +20,8 @@ from vit import data
 from vit.checkpoint import save_checkpoint
 from vit.checks import UsageError
 from vit.cli import parse
-from vit.config import Config, DemoConfig, ViTConfig
+from vit.commands import DemoConfig
+from vit.config import Config, ViTConfig
 from vit.demo import check_free, facts, look, main, names, tiles, write_examples
 from vit.model import VisionTransformer
 

@@ -9,7 +9,8 @@ import torch
 
 from eval import main as evaluate_door
 from vit import data
-from vit.config import Config, EvalConfig, EvalDataConfig, EvalWandbConfig, ViTConfig
+from vit.commands import EvalConfig, EvalDataConfig, EvalWandbConfig
+from vit.config import Config, ViTConfig
 from vit.data import normalise
 from vit.evaluation import augmented_accuracy, evaluate, measure, views
 from vit.model import VisionTransformer

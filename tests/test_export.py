@@ -13,7 +13,8 @@ import vit
 from vit import checkpoint, data, export
 from vit.checks import UsageError
 from vit.cli import parse
-from vit.config import Config, EvalDataConfig, ExportConfig, ViTConfig
+from vit.commands import EvalDataConfig, ExportConfig
+from vit.config import Config, ViTConfig
 from vit.model import VisionTransformer
 
 Cifar = tuple[data.Split, data.Split]

@@ -21,15 +21,8 @@ from eval import main as evaluate_door
 from vit import checkpoint, data
 from vit.checks import UsageError
 from vit.cli import parse
-from vit.config import (
-    Config,
-    EvalConfig,
-    EvalDataConfig,
-    EvalWandbConfig,
-    PredictConfig,
-    TrainConfig,
-    ViTConfig,
-)
+from vit.commands import EvalConfig, EvalDataConfig, EvalWandbConfig, PredictConfig
+from vit.config import Config, TrainConfig, ViTConfig
 from vit.model import VisionTransformer
 from vit.pictures import PictureError, open_picture
 from vit.predict import batches
@@ -290,7 +283,7 @@ class TestCommand:
             import sys
             sys.argv = ["predict.py", *sys.argv[1:]]
             from vit.cli import door
-            from vit.config import PredictConfig
+            from vit.commands import PredictConfig
             from predict import main
             try:
                 door(main, PredictConfig)

@@ -15,7 +15,8 @@ from publish import main as publish_door
 from vit import checkpoint, data
 from vit.checks import UsageError
 from vit.cli import parse
-from vit.config import Config, EvalConfig, EvalDataConfig, EvalWandbConfig, PublishConfig, ViTConfig
+from vit.commands import EvalConfig, EvalDataConfig, EvalWandbConfig, PublishConfig
+from vit.config import Config, ViTConfig
 from vit.device import autocast
 from vit.evaluation import evaluate
 from vit.publish import FILES, LIMIT

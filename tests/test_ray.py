@@ -14,7 +14,7 @@ import pytest
 from test_study import compare, study_rows, write  # noqa: F401 - the last is a fixture
 
 from vit.checks import UsageError
-from vit.config import CompareConfig, RayConfig
+from vit.commands import CompareConfig, RayConfig
 from vit.workers import open_workers
 
 

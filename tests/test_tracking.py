@@ -12,7 +12,8 @@ from wandb_server import WandbServer
 
 from eval import main as evaluate_door
 from vit import tracking
-from vit.config import Config, EvalConfig, EvalDataConfig, WandbConfig
+from vit.commands import EvalConfig, EvalDataConfig
+from vit.config import Config, WandbConfig
 from vit.runs import train
 from vit.tracking import Tracker
 

@@ -11,7 +11,8 @@ from filelock import FileLock, Timeout
 
 from vit.checks import Diverged, UsageError
 from vit.cli import Interrupted, say, stop_signals
-from vit.config import CompareConfig, Config, flatten
+from vit.commands import CompareConfig
+from vit.config import Config, flatten
 from vit.report import write_report
 from vit.results import Results
 from vit.run_folder import TITLES, accuracy_of

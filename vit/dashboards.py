@@ -10,7 +10,8 @@ from typing import Any
 
 from vit.checks import UsageError
 from vit.cli import say
-from vit.config import CompareConfig, flatten
+from vit.commands import CompareConfig
+from vit.config import flatten
 from vit.study import Study, load_study
 from vit.tracking import one_line
 

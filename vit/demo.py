@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vit.checks import UsageError
 from vit.cli import door, say
-from vit.config import DemoConfig
+from vit.commands import DemoConfig
 
 if TYPE_CHECKING:
     import gradio

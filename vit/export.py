@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from vit import checkpoint, data
 from vit.checks import UsageError
 from vit.cli import door, say
-from vit.config import ExportConfig
+from vit.commands import ExportConfig
 from vit.files import atomic
 from vit.model import VisionTransformer
 

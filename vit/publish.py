@@ -13,7 +13,8 @@ from vit import checkpoint, compute, data
 from vit.card import FRONT_MATTER, kind
 from vit.checks import UsageError, check
 from vit.cli import parse, say
-from vit.config import Config, PublishConfig, ViTConfig, flatten
+from vit.commands import PublishConfig
+from vit.config import Config, ViTConfig, flatten
 from vit.device import autocast, images_per_pass, pick_device
 from vit.evaluation import augmented_accuracy, evaluate
 from vit.files import atomic

@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 
 from vit.checks import UsageError
 from vit.cli import say
-from vit.config import CompareConfig, RayConfig
+from vit.commands import CompareConfig, RayConfig
 from vit.run_folder import read_correct, read_curve
 
 # How often a run is begun again whose worker was lost; bounded, as a training may itself be what ends its machine.

@@ -1,30 +1,14 @@
 """Write the report of a study anew:  python -m vit.report configs/studies/quickstart.yaml"""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vit.checks import UsageError, check_types
+from vit.checks import UsageError
 from vit.cli import door
+from vit.commands import ReportConfig
 from vit.report import write_report
 from vit.results import Results
 from vit.study import load_study
-
-
-@dataclass
-class ReportConfig:
-    """Write the page of a study from its results.csv.
-
-    Args:
-        study: YAML file of the study.
-        reports_dir: folder that holds results.csv, in a folder of the study's name.
-    """
-
-    study: str
-    reports_dir: str = "reports"
-
-    def __post_init__(self) -> None:
-        check_types(self)
 
 
 def main(config: ReportConfig) -> dict[str, Any]:
