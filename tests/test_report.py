@@ -149,6 +149,38 @@ def test_claims_are_judged_one_by_one(make: Any, tmp_path: Path) -> None:
     assert rows["latency"][3] == "not measured"
 
 
+def test_seconds_of_two_machines_are_not_compared(make: Any, tmp_path: Path) -> None:
+    study = make(claims=[claim()])
+    rows = make_rows(study, {"one": 0.0, "four": 0.0})
+    for row in rows:
+        if row["arm"] == "four":
+            row["device"] = "Some other CPU, threads: 1"
+    page = write_report(study, rows, tmp_path)
+    assert table_row(page, "Claims", "cost")[3:] == ["not measured", "not measured", "? undecided"]
+    assert table_row(page, "Comparisons", "four against one")[2] == "8"  # accuracies are
+
+
+def test_the_finding_opens_with_the_headline(make: Any, tmp_path: Path) -> None:
+    arms = {"one": {"model.heads": 1}, "four": {"model.heads": 4}, "adamw": {"optim.name": "adamw"}}
+    comparisons = {"gain": ["one", "four"], "loss": ["one", "adamw"]}
+    study = make(arms=arms, comparisons=comparisons, interactions={"twist": ["gain", "loss"]}, headline="twist")
+    page = write_report(study, make_rows(study, {"one": 0.0, "four": 0.0, "adamw": -0.1}), tmp_path)
+    opening = "twist: \N{MINUS SIGN}10.00 points (n = 8 paired seeds), lower. "
+    assert opening + "Test accuracy differs in 2 of 3 comparisons" in text_of(page)
+
+
+def test_an_arm_is_chosen_by_validation_and_reported_on_test(make: Any, tmp_path: Path) -> None:
+    study = make()
+    rows = make_rows(study, {"one": 0.0, "four": 0.01})
+    for row in rows:
+        if row["arm"] == "four":
+            row["best/val_acc"] = "0.1"
+    page = write_report(study, rows, tmp_path)
+    part = text_of(page).split("Which should I choose?")[1].split("Arms")[0]
+    assert "one 75.35" in part
+    assert "four 7" not in part
+
+
 def test_an_interaction_is_the_second_comparison_less_the_first(make: Any, tmp_path: Path) -> None:
     study = make(
         arms={
@@ -165,7 +197,7 @@ def test_an_interaction_is_the_second_comparison_less_the_first(make: Any, tmp_p
     points = [table_row(page, "Comparisons", label)[3] for label in ("fine", "coarse", "coarse less fine")]
     assert points == ["+3.00", "+1.00", "\N{MINUS SIGN}2.00"]
     assert table_row(page, "Comparisons", "coarse less fine")[6] == "▼ lower"
-    assert "Test accuracy differs in 2 of 2 comparisons, most in “fine”: +3.00 points" in text_of(page)
+    assert "Test accuracy differs in 3 of 3 comparisons, most in “fine”: +3.00 points" in text_of(page)
     choice = table_row(page, "Which should I choose?", "sequence length")
     assert choice == ["sequence length", "16 tokens, patches of 8 x 8", "four_8", "66.35", "none"]
 

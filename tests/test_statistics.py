@@ -3,13 +3,13 @@
 from dataclasses import astuple
 from itertools import product
 from math import comb, isnan, nan
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from scipy.stats import binom, norm
 
-from vit.statistics import McNemar, Paired, holm, mcnemar, mean_interval, paired, pairs_needed, verdict
+from vit.statistics import Claim, McNemar, Paired, holm, mcnemar, mean_interval, paired, pairs_needed, verdict
 
 ACCURACIES = [0.7617, 0.7596, 0.7605, 0.7641, 0.7580, 0.7622, 0.7599, 0.7634]
 DIFFERENCES = [0.0021, 0.0042, -0.0011, 0.0063, 0.0015, 0.0008, 0.0090, -0.0002]
@@ -133,25 +133,25 @@ def test_same_input_same_answer() -> None:
 def outcome(low: float, high: float, half90: float, p: float, margin: float = 1.0) -> list[str]:
     mean = (low + high) / 2
     difference = Paired(8, mean, 1.0, low, high, p, mean - half90, mean + half90)
-    return [verdict(difference, p, margin, claim) for claim in ("more", "less", "same")]
+    return [verdict(difference, p, margin, claim) for claim in ("more", "less", "same", "not more")]
 
 
 def test_verdicts() -> None:
-    """Of the claims more, less and same, each way that evidence can fall."""
-    assert outcome(2, 4, 0.8, 0.01) == ["supported", "refuted", "refuted"]
-    assert outcome(-4, -2, 0.8, 0.01) == ["refuted", "supported", "refuted"]
-    assert outcome(-0.5, 0.5, 0.4, 0.9) == ["refuted", "refuted", "supported"]  # equivalent
-    assert outcome(0.2, 0.6, 0.3, 0.01) == ["supported", "refuted", "supported"]  # real, and does not matter
-    assert outcome(-2, 3, 2, 0.6) == ["undecided"] * 3  # too little is known
-    assert outcome(2, 4, 0.8, 0.05) == ["undecided"] * 3  # the interval alone finds nothing,
-    assert outcome(-0.1, 4, 1.5, 0.01) == ["undecided"] * 3  # nor does the test alone
-    assert outcome(2, 4, 0.8, nan) == ["undecided"] * 3
+    """Of the claims more, less, same and not more, each way that evidence can fall."""
+    assert outcome(2, 4, 0.8, 0.01) == ["supported", "refuted", "refuted", "refuted"]
+    assert outcome(-4, -2, 0.8, 0.01) == ["refuted", "supported", "refuted", "supported"]
+    assert outcome(-0.5, 0.5, 0.4, 0.9) == ["refuted", "refuted", "supported", "supported"]  # equivalent
+    assert outcome(0.2, 0.6, 0.3, 0.01) == ["supported", "refuted", "supported", "supported"]  # real, but small
+    assert outcome(-2, 3, 2, 0.6) == ["undecided"] * 4  # too little is known
+    assert outcome(2, 4, 0.8, 0.05) == ["undecided"] * 4  # the interval alone finds nothing,
+    assert outcome(-0.1, 4, 1.5, 0.01) == ["undecided"] * 4  # nor does the test alone
+    assert outcome(2, 4, 0.8, nan) == ["undecided"] * 4
 
 
 def test_too_few_pairs_decide_nothing() -> None:
     for n in (1, 2):
         result = over([0.1] * n)
-        assert {verdict(result, result.p, 0.5, claim) for claim in ("more", "less", "same")} == {"undecided"}
+        assert {verdict(result, result.p, 0.5, claim) for claim in get_args(Claim)} == {"undecided"}
     assert isnan(over([0.1]).p)
     assert isnan(over([0.1]).std)
     assert isnan(over([0.1, 0.2]).low90)

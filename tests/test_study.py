@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from vit.checks import UsageError
-from vit.results import Results, material, unpack
-from vit.study import Run, load_study
+from vit.results import Results, unpack
+from vit.study import Run, load_study, material
 
 ROOT = Path(__file__).parents[1]
 
@@ -61,6 +61,7 @@ def rows(path: str) -> list[dict[str, str]]:
 
 # What differs between two trainings of the same thing.
 NOISE = {
+    "compute/images_per_second",
     "compute/train_seconds",
     "compute/peak_memory_bytes",
     "inference/batch_1_seconds",
@@ -94,6 +95,20 @@ CLAIM = {"aspect": "cost", "claim": "dear", "test": "it is", "comparison": "four
             {"arms": {"one": {"model.heads": 1}, "uno": {"model.heads": 1}}},
             "arms.uno: expected settings that differ from every other arm's, got 'those of one'",
         ),
+        (
+            {"arms": {"four": {"model.heads": 4}, "each": {"model.heads": [4]}}},
+            "arms.each: expected settings that differ",
+        ),
+        (
+            {"arms": {"four": {"model.heads": 4}, "said": {"model.heads": 4, "model.head_dim": 4}}},
+            "arms.said: expected settings that differ from every other arm's, got 'those of four'",
+        ),
+        ({"arms": {"here": {"wandb.mode": "offline"}, "there": {}}}, "arms.there: expected settings that differ"),
+        (
+            {"comparisons": {"a": ["one", "four"], "b": ["four", "one"]}},
+            "comparisons.b: expected another pair than that of a",
+        ),
+        ({"headline": "gain"}, "headline: expected one of four against one, got 'gain'"),
         ({"base": "nowhere.yaml"}, "--config: there is no file"),
         ({"tuning": {"grid": {"optim.lr": [0.1, -1]}, "seeds": [9]}}, "optim.lr: expected a number above 0"),
         ({"tuning": {"grid": {"optim.lr": [0.1, 0.1]}, "seeds": [9]}}, "tuning.grid.optim.lr: expected different"),
@@ -141,7 +156,8 @@ def test_an_arm_named_twice_is_refused(write: Any) -> None:
 
 def test_arms_differ_in_what_they_name_alone_and_seeds_are_paired(write: Any) -> None:
     runs = load_study(write()).final_runs({"one": {}, "four": {}})
-    assert [(run.seed, run.arm) for run in runs] == [(0, "one"), (0, "four"), (1, "one"), (1, "four")]
+    # Seed by seed, each beginning with another arm.
+    assert [(run.seed, run.arm) for run in runs] == [(0, "one"), (0, "four"), (1, "four"), (1, "one")]
     assert [run.config.seed for run in runs] == [0, 0, 1, 1]
     one, four = (material(run.config) for run in runs[:2])
     assert {key: (one[key], four[key]) for key in one if one[key] != four[key]} == {"model.heads": (1, 4)}
@@ -278,14 +294,43 @@ def test_tuning_comes_first_and_what_diverges_is_not_chosen(write: Any) -> None:
     assert final["choice"] == '{"optim.lr": 0.001}'
 
 
-def test_failed_runs_are_named_and_the_others_done(write: Any) -> None:
-    path = write(seeds=[0], arms={"wild": {"optim.name": "adamw", "optim.lr": 1e30, "optim.clip_norm": 0}, "tame": {}})
+def test_failed_runs_are_named_and_the_others_done(write: Any, tmp_path: Path) -> None:
+    path = write(seeds=[0])
+    (tmp_path / "runs/studies/tiny").mkdir(parents=True)
+    (tmp_path / "runs/studies/tiny/one-final-seed0").write_text("a file where the run's folder should be")
     process = compare(path)
     _, stderr = process.communicate(timeout=100)
     assert process.returncode == 2
-    assert "wild-final-seed0 failed: train.py: optim.lr: the training diverged" in stderr
-    assert stderr.splitlines()[-1] == "compare.py: 1 runs failed, the others are done: wild-final-seed0"
-    assert [row["arm"] for row in rows(path)] == ["tame"]
+    assert "one-final-seed0 failed: train.py: name: runs/studies/tiny/one-final-seed0 is not a run folder" in stderr
+    assert stderr.splitlines()[-1] == "compare.py: 1 runs failed, the others are done: one-final-seed0"
+    assert [row["arm"] for row in rows(path)] == ["four"]
+
+
+def test_a_final_run_that_diverges_is_a_result(write: Any) -> None:
+    """Or a seed that an arm lost would be trained again for ever, or vanish from the page."""
+    path = write(seeds=[0], arms={"wild": {"optim.name": "adamw", "optim.lr": 1e30, "optim.clip_norm": 0}, "tame": {}})
+    process = compare(path)
+    stdout, stderr = process.communicate(timeout=100)
+    assert process.returncode == 0, stderr
+    assert {arm: done["n"] for arm, done in json.loads(stdout.splitlines()[-1])["arms"].items()} == {
+        "wild": 0,
+        "tame": 1,
+    }
+    assert [(row["arm"], row["test/acc"] != "") for row in rows(path)] == [("tame", True), ("wild", False)]
+    assert "every training diverged" in stderr
+    assert "Without a finished run: wild." in (Path(path).parent / "reports/tiny/index.html").read_text()
+
+
+def test_a_page_is_not_made_of_rows_with_other_settings(write: Any, tmp_path: Path) -> None:
+    study = load_study(write())
+    results = Results(tmp_path / "results.csv", study)
+    results.add(study.final_runs({"one": {}, "four": {}})[0], {"test/acc": 0.5})
+    Results(tmp_path / "results.csv", study).check_rows()
+    with pytest.raises(UsageError, match=r"was trained with train\.epochs 1, not 2"):
+        Results(tmp_path / "results.csv", load_study(write(settings={"train.epochs": 2}))).check_rows()
+    tuned = load_study(write(tuning={"grid": {"optim.lr": [0.01]}, "seeds": [9]}))
+    with pytest.raises(UsageError, match=r"arm one: expected a choice among \[\{'optim.lr': 0.01\}\], got \{\}"):
+        Results(tmp_path / "results.csv", tuned).check_rows()
 
 
 def test_run_names_are_distinct(write: Any) -> None:
@@ -302,6 +347,4 @@ def test_committed_results_are_those_of_the_study_file(path: Path, monkeypatch: 
     file = ROOT / "reports" / study.name / "results.csv"
     if not file.exists():
         pytest.skip("not yet run")
-    results = Results(file, study)
-    assert results.missing(study.tuning_runs()) == []
-    assert results.missing(study.final_runs(results.chosen())) == []
+    Results(file, study).check_rows()

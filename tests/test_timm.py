@@ -20,8 +20,8 @@ from vit.checks import UsageError
 from vit.cli import parse
 from vit.config import AugmentConfig, Config, DataConfig, OptimConfig, TrainConfig, ViTConfig
 from vit.model import VisionTransformer
-from vit.results import material
 from vit.runs import train
+from vit.study import material
 from vit.timm_bridge import initial_weights
 
 Cifar = tuple[data.Split, data.Split]

@@ -151,6 +151,14 @@ class TestResume:
                 train(small())
         assert_same(Path(train(small(resume=True))["run"]), uninterrupted)
 
+    def test_killed_before_its_settings_were_written(self, small: Make, tmp_path: Path) -> None:
+        """The name is free again, also where somebody has looked whether the run is being trained."""
+        folder = tmp_path / "runs" / "run"
+        folder.mkdir(parents=True)
+        for name in (".lock", ".config.yaml.part"):
+            (folder / name).write_text("")
+        assert Path(train(small(resume=True))["run"]).samefile(folder)
+
     def test_finished_run_is_reported_not_repeated(self, small: Make, uninterrupted: Path) -> None:
         before = {path: path.stat().st_mtime_ns for path in uninterrupted.rglob("*") if path.name != ".lock"}
         summary = train(small(name="uninterrupted", resume=True))

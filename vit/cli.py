@@ -53,7 +53,9 @@ def door(main: Callable[[Settings], dict[str, Any] | None], settings: type[Setti
 
 
 def fail(message: str, code: int) -> None:
-    print(f"{Path(sys.argv[0]).name}: {' '.join(message.split())}", file=sys.stderr)
+    program = Path(sys.argv[0])
+    name = f"vit.{program.parent.name}" if program.stem == "__main__" else program.name  # python -m vit.report
+    print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(code)
 
 

@@ -47,6 +47,11 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     say(f"\n{'arm':24}{'n':>3}{'test accuracy':>15}{'deviation':>11}{'PFLOP':>9}{'seconds':>9}  tuned")
     for arm in study.arms:
         rows = [results.rows[run.key] for run in final if run.arm == arm]
+        rows = [row for row in rows if row["test/acc"]]
+        if not rows:
+            arms[arm] = {"n": 0, "choice": chosen[arm]}
+            say(f"{arm:24}  0  every training diverged")
+            continue
         accuracies = [float(row["test/acc"]) for row in rows]
         arms[arm] = {
             "n": len(rows),
@@ -93,8 +98,8 @@ def keep(outcome: Outcome, run: Run, results: Results) -> bool:
     if outcome.code == 0:
         results.add(run, outcome.summary, outcome.correct, outcome.curve)
         return True
-    if outcome.code == Diverged.code and run.phase == "tuning":
-        results.add(run, {})  # that point of the grid is out of the question
+    if outcome.code == Diverged.code:  # a result too: a point of the grid to leave alone, or a seed that an arm lost
+        results.add(run, {})
         return True
     return False
 

@@ -18,9 +18,8 @@ from vit.config import Config, ViTConfig, flatten
 from vit.device import autocast, images_per_pass, pick_device
 from vit.evaluation import augmented_accuracy, evaluate
 from vit.files import atomic
-from vit.results import material
 from vit.run_folder import read_summary
-from vit.study import overrides
+from vit.study import material, overrides
 
 LIMIT = 8_000_000  # bytes of a file of weights
 FILES = ("config.json", "model.safetensors", "README.md")

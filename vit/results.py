@@ -12,31 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit.checks import UsageError, check
-from vit.config import Config, flatten
+from vit.config import Config
 from vit.files import atomic
-from vit.study import Run, Study
+from vit.study import Run, Study, material
 
 # Which run it is, then what its summary says, then all its settings as JSON.
 IDENTITY = ("study", "phase", "arm", "choice", "seed")
 NUMBERS = (
     "best/val_acc", "test/acc", "val/loss", "test/loss", "test/ece", "train/loss", "model/params",
     "model/forward_flops", "compute/train_flops", "compute/train_seconds", "compute/images_seen",
+    "compute/images_per_second",
     "inference/batch_1_seconds", "inference/batch_256_seconds", "compute/peak_memory_bytes", "compute/energy_joules",
 )  # fmt: skip
 MEASURED = (*NUMBERS, "attention/backend", "precision", "device", "torch", "commit")
 # Then which test images were right, as bits in base64, and [training FLOPs, validation accuracy] of every evaluation.
 COLUMNS = (*IDENTITY, *MEASURED, "test/correct", "curve", "settings")
 
-# What does not change the model that comes out, so that a run on other hardware or from another folder is the same run.
-IMMATERIAL = ("name", "device", "runs_dir", "resume", "seeds", "data.root")
-
 Row = dict[str, str]
-
-
-def material(config: Config) -> dict[str, Any]:
-    """The settings that make a run what it is, flat."""
-    flat = flatten(config)
-    return {key: flat[key] for key in flat if key not in IMMATERIAL and not key.startswith("wandb.")}
 
 
 def pack(correct: list[bool]) -> str:
@@ -79,14 +71,32 @@ class Results:
         """
         for run in runs:
             if run.key in self.rows:
-                saved = material(Config()) | json.loads(self.rows[run.key]["settings"])
-                for key, value in material(run.config).items():
-                    if saved[key] != value:
-                        raise UsageError(
-                            f"{self.path}: arm {run.arm}, seed {run.seed} was trained with {key} {saved[key]!r}, not "
-                            f"{value!r} as the study now says; rename the arm, or remove its rows and run folders"
-                        )
+                self.check(self.rows[run.key], run)
         return [run for run in runs if run.key not in self.rows]
+
+    def check_rows(self) -> None:
+        """Refuse rows that are not the study's: a page would present them under settings that they did not have.
+
+        Raises:
+            UsageError: a row of an arm and point of the study was trained with other settings.
+        """
+        for row in self.rows.values():
+            if row["arm"] not in self.study.arms:
+                continue
+            choice, points = json.loads(row["choice"]), self.study.points(row["arm"])
+            if choice in points:
+                self.check(row, self.study.run(row["phase"], row["arm"], choice, int(row["seed"])))
+            elif row["phase"] == "final":
+                raise UsageError(f"{self.path}: arm {row['arm']}: expected a choice among {points}, got {choice}")
+
+    def check(self, row: Row, run: Run) -> None:
+        saved = material(Config()) | json.loads(row["settings"])
+        for key, value in material(run.config).items():
+            if saved[key] != value:
+                raise UsageError(
+                    f"{self.path}: arm {run.arm}, seed {run.seed} was trained with {key} {saved[key]!r}, not "
+                    f"{value!r} as the study now says; rename the arm, or remove its rows and run folders"
+                )
 
     def add(
         self,
@@ -103,6 +113,9 @@ class Results:
             curve: training FLOPs and validation accuracy of every evaluation.
         """
         identity = (self.study.name, run.phase, run.arm, json.dumps(run.choice), str(run.seed))
+        if "compute/images_seen" in summary:  # over the whole training, where the run's own metric is of its last steps
+            rate = summary["compute/images_seen"] / summary["compute/train_seconds"]
+            summary = summary | {"compute/images_per_second": rate}
         measured = ["" if summary.get(key) is None else str(summary[key]) for key in MEASURED]
         long = (pack(correct) if correct else "", json.dumps(curve) if curve else "", json.dumps(material(run.config)))
         self.rows[run.key] = dict(zip(COLUMNS, (*identity, *measured, *long), strict=True))

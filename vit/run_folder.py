@@ -45,8 +45,8 @@ def open_run(config: Config) -> Iterator[Path]:
     config.name = config.name or new_name()
     folder = Path(config.runs_dir) / config.name
     try:
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()  # of a process that was killed before it wrote anything
+        if folder.is_dir() and {path.name for path in folder.iterdir()} <= {".lock", ".config.yaml.part"}:
+            shutil.rmtree(folder)  # of a process that was killed before it had written its settings
         if folder.exists():
             check_resumable(folder, config)
         else:

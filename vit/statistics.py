@@ -14,7 +14,7 @@ import scipy  # loads scipy.stats, which takes a second, when it is first used
 from numpy.typing import ArrayLike, NDArray
 
 Verdict = Literal["supported", "refuted", "undecided"]
-Claim = Literal["more", "less", "same"]
+Claim = Literal["more", "less", "same", "not more"]
 
 LEVEL = 0.05
 # Of the bootstrap, and of the sign flips once there are more than this many: up to 13 pairs their test is exact.
@@ -161,6 +161,7 @@ def verdict(difference: Paired, p_adjusted: float, margin: float, claim: Claim) 
     | more | found, b above a | found, b below a; or equivalent and not found | else |
     | less | found, b below a | found, b above a; or equivalent and not found | else |
     | same | equivalent | found and not equivalent | else |
+    | not more | the 90 % interval ends below +margin | found, b above a, and not equivalent | else |
 
     Three pairs or more without any spread (FLOPs, parameters) are a fact that needs no test: it is found unless it is
     0, whatever `p_adjusted` is, nan included, and a difference of exactly 0 is equivalent at every margin. So give
@@ -183,6 +184,9 @@ def verdict(difference: Paired, p_adjusted: float, margin: float, claim: Claim) 
     fact = difference.std == 0
     found = (difference.low > 0 or difference.high < 0) and (fact or p_adjusted < LEVEL)
     equivalent = (-margin < difference.low90 and difference.high90 < margin) or (fact and difference.mean == 0)
+    if claim == "not more":  # one of the two one-sided tests
+        below = difference.high90 < margin or (fact and difference.mean <= 0)
+        return "supported" if below else "refuted" if found and difference.mean > 0 else "undecided"
     if claim == "same":
         return "supported" if equivalent else "refuted" if found else "undecided"
     if found:

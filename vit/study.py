@@ -11,7 +11,8 @@ tuning:                                # each arm's own choice, by validation ac
   grid: {optim.lr: [0.01, 0.02, 0.04]}
   arms: {adamw: {optim.lr: [0.001, 0.002]}}   # an arm with a grid of its own
   seeds: [100]
-title: One head or many?               # from here on for the report (vit/report.py)
+title: One head or many?               # from here on for the report (vit/report/)
+headline: four heads against one       # the comparison or interaction that the finding opens with
 margin: 0.5                            # differences within this many points count as none
 comparisons:                           # b - a, paired by seed; the first arm against each other one if none are named
   four heads against one: [one_head, four_heads]
@@ -34,6 +35,9 @@ from vit.checks import UsageError, check, check_folder_name, check_seeds, check_
 from vit.cli import parse
 from vit.config import Config, flatten
 from vit.statistics import pairs_needed
+
+# What does not change the model that comes out, so that a run on other hardware or from another folder is the same run.
+IMMATERIAL = ("name", "device", "runs_dir", "resume", "seeds", "data.root")
 
 # What a study itself sets, and what it leaves to the command that runs it.
 RESERVED = ("name", "seed", "seeds", "resume", "runs_dir", "train.test")
@@ -73,7 +77,7 @@ class Claim:
     Args:
         comparison: label of a comparison or interaction.
         metric: column of results.csv.
-        expects: how b stands to a if the claim is true.
+        expects: how b stands to a if the claim is true; "not more" is less, or more by less than the margin.
         margin: the difference that counts as none: percentage points of an accuracy, otherwise a fraction of a's mean;
             null is the study's margin, and 0.05.
     """
@@ -82,7 +86,7 @@ class Claim:
     claim: str
     test: str
     comparison: str
-    expects: Literal["more", "less", "same"]
+    expects: Literal["more", "less", "same", "not more"]
     metric: str = "test/acc"
     margin: float | None = None
 
@@ -118,6 +122,7 @@ class Study:
     settings: dict[str, Any] = field(default_factory=dict)
     tuning: Tuning | None = None
     title: str | None = None
+    headline: str | None = None
     margin: float = 0.5
     comparisons: dict[str, list[str]] = field(default_factory=dict)
     interactions: dict[str, list[str]] = field(default_factory=dict)
@@ -138,7 +143,11 @@ class Study:
         first: dict[str, str] = {}
         for arm in self.arms:
             check_folder_name("arms", arm)
-            everything = json.dumps(flatten(self.config(arm, {})), sort_keys=True)
+            config = self.config(arm, {})
+            model = config.model  # whose heads can be written in several ways
+            widths = [model.head_dim or model.dim // heads for heads in model.block_heads]
+            written_out = {"model.heads": model.block_heads, "model.head_dim": widths}
+            everything = json.dumps(material(config) | written_out, sort_keys=True)
             twin = first.setdefault(everything, arm)
             check(twin == arm, f"arms.{arm}", "settings that differ from every other arm's", f"those of {twin}")
         asked = bool(self.comparisons or self.claims)
@@ -166,12 +175,18 @@ class Study:
         """Refuse comparisons, interactions and claims of what is not there."""
         check(self.margin > 0, "margin", "a number of percentage points above 0", self.margin)
         for group, known in (("comparisons", self.arms), ("interactions", self.comparisons)):
+            first: dict[tuple[str, ...], str] = {}
             for label, pair in getattr(self, group).items():
                 fits = len(pair) == 2 and pair[0] != pair[1] and set(pair) <= set(known)
                 check(fits, f"{group}.{label}", f"two different ones of {', '.join(known)}", pair)
+                twin = first.setdefault(tuple(sorted(pair)), label)
+                check(twin == label, f"{group}.{label}", f"another pair than that of {twin}", pair)
         for claim in self.claims:
             labels = [*self.comparisons, *self.interactions]
             check(claim.comparison in labels, "claims.comparison", f"one of {', '.join(labels)}", claim.comparison)
+        if self.headline is not None:
+            labels = [*self.comparisons, *self.interactions]
+            check(self.headline in labels, "headline", f"one of {', '.join(labels)}", self.headline)
         twice = set(self.comparisons) & set(self.interactions)
         check(not twice, "interactions", "labels that no comparison has", sorted(twice))
 
@@ -211,14 +226,30 @@ class Study:
         ]
 
     def final_runs(self, chosen: dict[str, dict[str, Any]]) -> list[Run]:
-        """With the `chosen` point of each arm; all arms of a seed come first, so a study cut short is still paired."""
-        return [self.run("final", arm, chosen[arm], seed) for seed in self.seeds for arm in self.arms]
+        """With the `chosen` point of each arm.
+
+        All arms of a seed come first, so that a study cut short is still paired, and every seed starts with another
+        arm: which trainings run beside which, and slow each other, is not always the same.
+        """
+        arms = list(self.arms)
+        orders = ([*arms[i % len(arms) :], *arms[: i % len(arms)]] for i in range(len(self.seeds)))
+        return [
+            self.run("final", arm, chosen[arm], seed)
+            for seed, order in zip(self.seeds, orders, strict=True)
+            for arm in order
+        ]
 
     def run(self, phase: str, arm: str, choice: dict[str, Any], seed: int) -> Run:
         config = self.configs[arm, json.dumps(choice)]
         name = "-".join([arm, phase, *(f"{key}={value}" for key, value in choice.items()), f"seed{seed}"])
         config = replace(config, name=name, seed=seed, train=replace(config.train, test=phase == "final"))
         return Run(phase, arm, choice, seed, config)
+
+
+def material(config: Config) -> dict[str, Any]:
+    """The settings that make a run what it is, flat."""
+    flat = flatten(config)
+    return {key: flat[key] for key in flat if key not in IMMATERIAL and not key.startswith("wandb.")}
 
 
 def overrides(settings: dict[str, Any]) -> list[str]:

@@ -177,10 +177,19 @@ def train(job: Job, stopped: Callable[[], bool] = lambda: False) -> Outcome | No
     what it has done is taken over. Once `stopped`, or when an exception is raised here, the process is told to save.
     """
     folder = Path(job.directory, job.runs_dir, job.name)
-    while not stopped() and in_training(folder):
-        time.sleep(0.1)
-    if stopped():
-        return None
+    while True:
+        while not stopped() and in_training(folder):
+            time.sleep(0.1)
+        if stopped():
+            return None
+        outcome = run_process(job, folder, stopped)
+        # An earlier command's process that was still starting may have taken the name first.
+        if outcome.code != UsageError.code or not in_training(folder):
+            return outcome
+
+
+def run_process(job: Job, folder: Path, stopped: Callable[[], bool]) -> Outcome:
+    """One try: `train.py` to its end, or until it is `stopped`."""
     log = folder.with_name(f"{job.name}.log")
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as words:
@@ -207,7 +216,7 @@ def train(job: Job, stopped: Callable[[], bool] = lambda: False) -> Outcome | No
 
 def in_training(folder: Path) -> bool:
     """Whether some process trains this run."""
-    if not folder.is_dir():
+    if not (folder / "config.yaml").exists():
         return False
     try:
         with FileLock(folder / ".lock", timeout=0):

@@ -18,13 +18,15 @@ def main(config: ReportConfig) -> dict[str, Any]:
         Its path, as "page".
 
     Raises:
-        UsageError: the study or its results.csv cannot be read.
+        UsageError: the study or its results.csv cannot be read, or the rows are of other settings.
     """
     study = load_study(config.study)
     path = Path(config.reports_dir) / study.name / "results.csv"
     if not path.exists():
         raise UsageError(f"{path}: no such file; python compare.py {config.study} makes it")
-    return {"page": str(write_report(study, list(Results(path, study).rows.values()), path.parent))}
+    results = Results(path, study)
+    results.check_rows()
+    return {"page": str(write_report(study, list(results.rows.values()), path.parent))}
 
 
 if __name__ == "__main__":

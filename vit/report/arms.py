@@ -68,10 +68,14 @@ QUANTITIES = {
         Quantity("val/loss", "validation loss"),
         Quantity("train/loss", "training loss"),
         Quantity("test/ece", "calibration error of the test split"),
-        Quantity("train/images_per_second", "training images per second"),
+        Quantity("compute/images_per_second", "training images per second"),
         Quantity("model/forward_flops", "FLOPs of one image", "MFLOP", 1e-6),
     )
 }
+
+
+# What depends on the machine, so that rows of two machines do not compare.
+OF_THE_MACHINE = {cost.key for cost in COSTS} - {"compute/train_flops", "model/params"} | {"compute/images_per_second"}
 
 
 def quantity(key: str) -> Quantity:
@@ -97,6 +101,8 @@ class Arm:
     texts: dict[str, list[str]] = field(default_factory=dict)  # column -> different values, sorted
     curves: dict[int, list[tuple[float, float]]] = field(default_factory=dict)  # (training FLOPs, val accuracy)
     correct: dict[int, NDArray[np.bool_]] = field(default_factory=dict)  # (TEST_IMAGES,)
+    machines: dict[int, tuple[str, str]] = field(default_factory=dict)  # device and precision
+    diverged: list[int] = field(default_factory=list)  # seeds whose training did not end
 
     def of(self, key: str) -> list[float]:
         """A column's values in the order of seeds; [] if it was not measured."""
@@ -154,6 +160,9 @@ def read_row(row: Row, arm: Arm, seed: int, where: str) -> None:
             if seed in values:
                 raise UsageError(f"{where}: expected one final run of each seed, got two")
             values[seed] = read_number(text, key, where)
+    arm.machines[seed] = row.get("device") or "", row.get("precision") or ""
+    if not row.get("test/acc"):
+        arm.diverged.append(seed)
     count, unit = units(row.get("device") or "")
     if count > 1 and seed in arm.values.get("compute/train_seconds", {}):
         minutes = arm.values["compute/train_seconds"][seed] / 60 * count

@@ -9,8 +9,9 @@ from typing import Literal
 
 import numpy as np
 
-from vit.report.arms import COSTS, Arm, Quantity, costs_of, quantity, spread
+from vit.report.arms import COSTS, OF_THE_MACHINE, Arm, Quantity, costs_of, quantity, spread
 from vit.statistics import LEVEL, McNemar, Paired, Verdict, holm, mcnemar, paired, verdict
+from vit.statistics import Claim as Claimed
 from vit.study import Claim, Study
 
 ACCURACY = "test/acc"
@@ -41,7 +42,7 @@ class Difference:
             return points / 100
         return relative * abs(self.reference)
 
-    def judge(self, margin: float, expects: Literal["more", "less", "same"]) -> Verdict:
+    def judge(self, margin: float, expects: Claimed) -> Verdict:
         return verdict(self.paired, self.p, margin, expects) if self.paired else "undecided"
 
     def read(self, margin: float) -> Reading:
@@ -55,7 +56,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Choice:
-    """The best arm that a budget buys, and the others whose accuracy cannot be told from its."""
+    """The best arm by validation that a budget buys, and the others whose test accuracy was not found lower."""
 
     of: str  # "training time", "sequence length"
     budget: str
@@ -125,10 +126,11 @@ class Findings:
             one, two = self.study.interactions[label]
             first, second = self.test(one, key), self.test(two, key)
             return first.differences, second.differences, self.values(one, key)[0]
-        a, b = (
-            self.by_name[arm].values.get(key, {}) if arm in self.by_name else {}
-            for arm in self.study.comparisons[label]
-        )
+        arms = [self.by_name.get(arm, Arm(arm)) for arm in self.study.comparisons[label]]
+        a, b = (arm.values.get(key, {}) for arm in arms)
+        if key in OF_THE_MACHINE:
+            same = {seed for seed in a.keys() & b.keys() if arms[0].machines[seed] == arms[1].machines[seed]}
+            a, b = ({seed: value for seed, value in side.items() if seed in same} for side in (a, b))
         return a, b, a
 
     def mcnemar(self, label: str) -> tuple[int, McNemar] | None:
@@ -153,14 +155,14 @@ class Findings:
                 continue
             best = None
             for level, within in levels(self.arms, cost.key):
-                if (better := max(within, key=lambda arm: arm.accuracy)) is not best:
+                if (better := max(within, key=validated)) is not best:
                     best = better
                     found.append(self.choice(cost.title, f"from {cost.show(level)}", best, within))
         lengths = sorted({arm.tokens for arm in self.arms if arm.tokens})
         for length in lengths if len(lengths) > 1 else []:
             same = [arm for arm in self.arms if arm.tokens == length]
             side = same[0].settings["model.patch_size"]
-            best = max(same, key=lambda arm: arm.accuracy)
+            best = max(same, key=validated)
             said = f"{length} tokens, patches of {side} x {side}"
             found.append(self.choice("sequence length", said, best, same))
         return found
@@ -184,6 +186,12 @@ class Findings:
             seeds = sorted(a.keys() & b.keys())
             self.by_pair[key] = paired([a[seed] for seed in seeds], [b[seed] for seed in seeds]) if seeds else None
         return self.by_pair[key]
+
+
+def validated(arm: Arm) -> float:
+    """What an arm is chosen by: mean validation accuracy, or that of the test split where there is no other."""
+    mean = arm.mean("best/val_acc")
+    return arm.accuracy if mean is None else mean
 
 
 def p_value(difference: Paired | None) -> float:
@@ -219,8 +227,25 @@ def front(arms: Sequence[Arm], key: str) -> list[Arm]:
 
 
 def sentence(findings: Findings) -> str:
-    """The finding, as plain text."""
-    tests = [test for test in findings.comparisons if test.paired]
+    """The finding, as plain text: the study's headline, then how all that it compares stands."""
+    headline = findings.study.headline
+    return f"{read_out(findings, headline)} {counted(findings)}" if headline else counted(findings)
+
+
+def read_out(findings: Findings, label: str) -> str:
+    """One comparison or interaction with its reading."""
+    test = findings.tests[label, ACCURACY]
+    if test.paired is None:
+        return f"{label}: not measured yet."
+    reading = test.read(findings.margin)
+    within = f" within ±{findings.study.margin:g} points"
+    small = reading in ("higher", "lower") and test.judge(findings.margin, "same") == "supported"
+    return f"{label}: {effect(test)}, {reading}{within * (reading == 'equivalent')}{', but' + within if small else ''}."
+
+
+def counted(findings: Findings) -> str:
+    """Of all comparisons and interactions, how many differ and which most."""
+    tests = [test for test in [*findings.comparisons, *findings.interactions] if test.paired]
     margin = f"±{findings.study.margin:g} points"
     if not tests:
         return "Nothing can be compared yet: no two arms of a comparison have a finished seed in common."

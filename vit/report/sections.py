@@ -4,6 +4,7 @@ import json
 import math
 import statistics
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from vit.report import figures, page
 from vit.report.arms import Arm, costs_of, differing, short
@@ -39,7 +40,7 @@ def scope(findings: Findings) -> str:
     seeds = f"{min(counts)} to {max(counts)}" if len(counts) > 1 else str(min(counts))
     text = f"CIFAR-10, {plural(len(findings.arms), 'arm')}, {seeds} seed{'s' * (seeds != '1')} each, {runs} trainings."
     missing = [name for name in findings.study.arms if name not in findings.by_name]
-    return text + (f" Not yet trained: {', '.join(missing)}." if missing else "")
+    return text + (f" Without a finished run: {', '.join(missing)}." if missing else "")
 
 
 def pictures(findings: Findings, look: dict[str, Look], charts: Sequence[figures.Chart]) -> Iterator[str]:
@@ -114,9 +115,9 @@ def choices(findings: Findings) -> Iterator[str]:
         told = "not told apart from it"
         columns: list[Cell] = ["budget", "", "most accurate", ("test accuracy, %", "number"), told]
         caption = (
-            "The arm with the best mean for each budget that changes the answer, and the affordable arms whose "
-            f"accuracy was not found lower (paired test at {LEVEL:g}, with Holm in each row). Below {pairs_needed()} "
-            "common seeds nothing can be told apart."
+            "The arm with the best mean validation accuracy for each budget that changes the answer, and the "
+            f"affordable arms whose test accuracy was not found lower (paired test at {LEVEL:g}, Holm in each row). "
+            f"Below {pairs_needed()} common seeds nothing can be told apart."
         )
         yield page.section("Which should I choose?", page.table(caption, columns, rows))
 
@@ -131,6 +132,7 @@ def arms_table(findings: Findings, marks: Sequence[str]) -> str:
     rows: list[list[Cell]] = []
     for arm in arms:
         n = str(arm.n) if arm.n == len(findings.study.seeds) else f"{arm.n} of {len(findings.study.seeds)}"
+        n += f", {len(arm.diverged)} diverged" if arm.diverged else ""
         low, high = mean_interval(arm.of(ACCURACY))
         interval = "" if math.isnan(low) else f"{100 * low:.2f} to {100 * high:.2f}"
         cells: list[Cell] = [arm.name, (n, "number"), (mean_and_sd(arm, ACCURACY), "number"), (interval, "number")]
@@ -221,14 +223,28 @@ def methods(findings: Findings) -> str:
 
 
 def tuning(findings: Findings) -> str:
-    if findings.study.tuning is None:
+    tuning = findings.study.tuning
+    if tuning is None:
         return "Nothing was tuned for single arms."
-    keys = ", ".join(dict.fromkeys(key for arm in findings.arms for key in arm.choice))
-    seeds = findings.study.tuning.seeds
-    return (
-        f"Tuned for each arm: {keys}, over a grid, by mean validation accuracy on seed{'s' * (len(seeds) > 1)} "
-        f"{listed(seeds)}, which no final run has. The test split played no part."
+    text = (
+        f"Tuned for each arm by mean validation accuracy on seed{'s' * (len(tuning.seeds) > 1)} "
+        f"{listed(tuning.seeds)}, which no final run has; the test split played no part. "
+        f"The grid: {gridded(tuning.grid)}"
     )
+    for arm, grid in tuning.arms.items():
+        text += f"; of {arm}: {gridded(grid)}"
+    edges = [
+        f"{arm.name} ({key} {setting(arm.choice[key])})"
+        for arm in findings.arms
+        for key, values in tuning.arms.get(arm.name, tuning.grid).items()
+        if len(values) > 1 and arm.choice.get(key) in (min(values), max(values))
+    ]
+    at_edge = f"At the end of its grid, so that beyond it may be better: {', '.join(edges)}." if edges else ""
+    return f"{text}. {at_edge or 'No choice lies at the end of its grid.'}"
+
+
+def gridded(grid: dict[str, list[Any]]) -> str:
+    return "; ".join(f"{key} {', '.join(map(setting, values))}" for key, values in grid.items())
 
 
 def described(test: Difference) -> str:
