@@ -27,6 +27,7 @@ COSTS = {
     "compute/train_seconds": "training seconds",
     "model/params": "parameters",
 }
+MOST_RUNS = 1000  # drawn; W&B leaves out what is beyond, without a word
 PICTURES = ("test/predictions",)  # attention maps belong here once a training logs them
 
 
@@ -75,7 +76,7 @@ def workspace(study: Study, entity: str, project: str) -> workspaces.Workspace:
         sections=[
             workspaces.Section(title, panels=panels, is_open=True) for title, panels in sections_of(study).items()
         ],
-        settings=workspaces.WorkspaceSettings(x_axis="compute/train_flops", max_runs=100),
+        settings=workspaces.WorkspaceSettings(x_axis="compute/train_flops", max_runs=MOST_RUNS),
         runset_settings=workspaces.RunsetSettings(filters=of_study(study)),
     )
 
@@ -115,7 +116,7 @@ def sections_of(study: Study) -> dict[str, list[Any]]:
     curves = [
         accuracy_by(
             cost,
-            title=f"Validation accuracy by {COSTS[cost]}, by heads",
+            title=f"Validation accuracy by {COSTS[cost]}, by heads (arms of equal heads are one line)",
             groupby="model.heads.value",  # as W&B files a setting whose name has dots
             layout=reports.Layout(x=12 * column, w=12, h=10),
         )
@@ -150,7 +151,7 @@ def sections_of(study: Study) -> dict[str, list[Any]]:
 
 def accuracy_by(cost: str, **options: Any) -> reports.LinePlot:
     """Mean and standard deviation of the runs that belong together, as they train."""
-    spread: dict[str, Any] = {"groupby_aggfunc": "mean", "groupby_rangefunc": "stddev", "max_runs_to_show": 100}
+    spread: dict[str, Any] = {"groupby_aggfunc": "mean", "groupby_rangefunc": "stddev", "max_runs_to_show": MOST_RUNS}
     return reports.LinePlot(x=cost, y=["val/acc"], log_x=True, **spread, **options)
 
 

@@ -81,11 +81,18 @@ def pictures(findings: Findings, look: dict[str, Look], charts: Sequence[figures
 
 
 def machines(findings: Findings) -> str:
-    devices = sorted({device for arm in findings.arms for device in arm.texts.get("device", [])})
-    if len(devices) < 2:
-        return ""
-    text = "These runs come from different machines, whose seconds do not compare: "
-    return page.paragraph(f"{text}{'; '.join(devices)}.", "note warning")
+    """What may make runs unlike each other that no arm means to."""
+
+    def different(key: str) -> list[str]:
+        return sorted({text for arm in findings.arms for text in arm.texts.get(key, [])})
+
+    devices, commits = different("device"), different("commit")
+    found = []
+    if len(devices) > 1:
+        found.append(f"These runs come from different machines, whose seconds do not compare: {'; '.join(devices)}.")
+    if len(commits) > 1 or any(commit.endswith("+") for commit in commits):
+        found.append(f"They were trained by different versions of the code: {', '.join(commits)}.")
+    return page.paragraph(" ".join(found), "note warning") if found else ""
 
 
 def claims(findings: Findings) -> Iterator[str]:
