@@ -58,7 +58,7 @@ class TestLoading:
         card = (folder / "README.md").read_text()
         assert card.startswith("---\nlicense: mit\n")
         assert "| validation accuracy | 75.00% |" in card
-        assert "those of epoch 3 of 10" in card
+        assert "these are of epoch 3 of 10" in card
         assert checkpoint.describe(folder)["results"] == {"val/acc": 0.75, "compute/epoch": 3.0}
 
     def test_whole_numbers_and_any_form_of_a_device_will_do(self, saved: tuple) -> None:
@@ -249,7 +249,7 @@ class TestSaving:
         description, card = checkpoint.describe(tmp_path / "changed"), (tmp_path / "changed" / "README.md").read_text()
         assert description["results"] == {"weights": "changed after loading, not measured"}
         assert "| weights | changed after loading, not measured |" in card
-        assert "The weights were changed since." in card
+        assert "This is of the weights before they were changed." in card
         assert "75.00%" not in card
         # What was loaded is still known, and stays so for whom loads it again.
         assert model.description is not None

@@ -299,7 +299,7 @@ class TestLoop:
                 raise MemoryError
             original(folder, results)
 
-        def write_summary(*_: Any) -> None:
+        def die(*_: Any) -> None:
             raise MemoryError
 
         monkeypatch.setattr(training.checkpoint, "add_results", add_results)
@@ -310,9 +310,10 @@ class TestLoop:
         assert not [key for key in before if key.startswith("test/")]
         assert "| test accuracy |" not in card
         assert {"device", "precision", "torch", "compute/train_seconds", "val/acc"} <= before.keys()
-        with monkeypatch.context() as patch, pytest.raises(MemoryError):
-            patch.setattr(training, "write_summary", write_summary)
-            train(small(resume=True))
+        with monkeypatch.context() as patch:
+            patch.setattr(training, "write_summary", die)
+            with pytest.raises(MemoryError):
+                train(small(resume=True))
         told, _ = look(folder)
         summary = train(small(resume=True))
         after, card = look(folder)

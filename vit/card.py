@@ -42,20 +42,18 @@ def card(description: dict[str, Any], title: str, source: str, twin: str | None 
     rows = "".join(f"| {key} | {value} |\n" for key, value in measured(model, results).items())
     settings = "".join(f"| {key} | {training[key]} |\n" for key in SHOWN if training.get(key) is not None)
     beside = f"\nIts sibling, equal but for the heads: [{twin}](../{twin}/README.md)." if twin else ""
-    # Of weights that were changed since, what follows was the beginning.
-    earlier = "The weights were changed since.\n\n" if "weights" in results else ""
+    earlier = "This is of the weights before they were changed.\n\n" if "weights" in results else ""
     return f"""{FRONT_MATTER}
 # {title}: a {kind(model)} Vision Transformer for CIFAR-10
 
 Classifies {model.image_size} x {model.image_size} colour images into {", ".join(description["labels"])}.
 
 {model.depth} blocks, dim {model.dim}, heads {model.heads}, patch {model.patch_size}, \
-MLP ratio {model.mlp_ratio}. Every setting is in [config.json](config.json).{beside}
+MLP ratio {model.mlp_ratio}.{beside}
 
 | measured | value |
 |---|---|
-{rows}
-{precision_text(results)}
+{rows}{precision_text(results)}
 ## Load it
 
 ```python
@@ -117,8 +115,8 @@ def precision_text(results: dict[str, Any]) -> str:
     if not any(key in results for key in ACCURACIES):
         return ""
     if is_published(results):
-        return "Accuracies are of these weights as stored, in float32; another CPU may see a few images differently.\n"
-    return f"Accuracies are of these weights in {results.get('precision', 'the precision of the training')}.\n"
+        return "\nAccuracies are of these weights as stored, in float32; another CPU may see a few images differently.\n"
+    return f"\nAccuracies are of these weights in {results.get('precision', 'the precision of the training')}.\n"
 
 
 def data_text(training: dict[str, Any], results: dict[str, Any]) -> str:
@@ -129,9 +127,11 @@ def data_text(training: dict[str, Any], results: dict[str, Any]) -> str:
     if training.get("init"):
         text += f", from the weights of {training['init']}"
     if val:
-        text += f". Validation ({val} training images left out) chose the weights"
+        text += f". Validation ({val} training images left out) "
+        # A run keeps its last weights too.
+        text += "chose the weights" if is_published(results) else "chooses among the weights of a run"
         epoch = results.get("best/epoch", results.get("compute/epoch"))
-        text += f", those of epoch {epoch:g} of {training.get('train.epochs')}." if isinstance(epoch, float) else "."
+        text += f"; these are of epoch {epoch:g} of {training.get('train.epochs')}." if isinstance(epoch, float) else "."
     else:
         text += "; the last weights count."
     if "test/acc" not in results:
