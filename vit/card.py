@@ -115,7 +115,8 @@ def precision_text(results: dict[str, Any]) -> str:
     if not any(key in results for key in ACCURACIES):
         return ""
     if is_published(results):
-        return "\nAccuracies are of these weights as stored, in float32; another CPU may see a few images differently.\n"
+        text = "Accuracies are of these weights as stored, in float32; another CPU may see a few images differently."
+        return f"\n{text}\n"
     return f"\nAccuracies are of these weights in {results.get('precision', 'the precision of the training')}.\n"
 
 
@@ -131,7 +132,9 @@ def data_text(training: dict[str, Any], results: dict[str, Any]) -> str:
         # A run keeps its last weights too.
         text += "chose the weights" if is_published(results) else "chooses among the weights of a run"
         epoch = results.get("best/epoch", results.get("compute/epoch"))
-        text += f"; these are of epoch {epoch:g} of {training.get('train.epochs')}." if isinstance(epoch, float) else "."
+        if isinstance(epoch, float):
+            text += f"; these are of epoch {epoch:g} of {training.get('train.epochs')}"
+        text += "."
     else:
         text += "; the last weights count."
     if "test/acc" not in results:
