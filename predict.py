@@ -1,15 +1,15 @@
 """Classify pictures:  python predict.py runs/multi_head cat.png holiday/ 'more/*.jpg'"""
 
 import csv
-import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vit.checks import UsageError
-from vit.cli import door, fail, say
+from vit.checks import UsageError, printable
+from vit.cli import as_json, door, fail, say
 from vit.commands import PredictConfig
 
 if TYPE_CHECKING:
@@ -34,23 +34,23 @@ def main(config: PredictConfig) -> None:
     from tqdm import tqdm
 
     from vit import checkpoint
-    from vit.device import pick_device
     from vit.heads import draw, thumbnail
     from vit.pictures import PictureError, open_picture
     from vit.predict import batches, classify, default_batch_size, ranked, to_pixels
     from vit.progress import has_width
 
-    model = checkpoint.load(config.checkpoint, pick_device(config.device))
+    model = checkpoint.load(config.checkpoint, config.device)
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
     write = writer(config.format, model.labels)
     refused = 0
+    drawn: Counter[str] = Counter()  # by stem: a folder may hold many pictures of one
 
     def refuse(error: UsageError) -> None:
         nonlocal refused
         refused += 1
         with tqdm.external_write_mode(file=sys.stderr):
-            say(f"predict.py: {' '.join(str(error).split())}")
+            say(f"predict.py: {printable(' '.join(str(error).split()))}")
 
     def items() -> Iterator[Item]:
         for file in files(config.images, refuse):
@@ -74,11 +74,22 @@ def main(config: PredictConfig) -> None:
                 answer: dict[str, Any] = {"file": item.file, "predictions": predictions}
                 if folder and item.small:
                     best = f"{item.file}: {predictions[0]['label']} {predictions[0]['score']:.1%}"
-                    answer["attention"] = str(draw(model, item.pixels, item.small, best, folder, Path(item.file).stem))
+                    path = free(folder, item.file, drawn)
+                    answer["attention"] = str(draw(model, item.pixels, item.small, best, path))
                 write(answer)
             bar.update(len(batch))
     if refused:
         fail(f"{refused} refused, the rest is done", 1)
+
+
+def free(folder: Path, file: str, drawn: Counter[str]) -> Path:
+    """Where to draw on a picture: STEM.png in the folder or, where that exists, STEM-2.png and so on; counts it."""
+    stem = Path(file).stem[:50]  # file systems limit the length of a name
+    while True:
+        drawn[stem] += 1
+        path = folder / (f"{stem}.png" if drawn[stem] == 1 else f"{stem}-{drawn[stem]}.png")
+        if not path.exists():
+            return path
 
 
 def files(arguments: Iterable[str], refuse: Callable[[UsageError], None]) -> Iterator[str]:
@@ -97,11 +108,12 @@ def files(arguments: Iterable[str], refuse: Callable[[UsageError], None]) -> Ite
 
 def writer(form: str, labels: tuple[str, ...]) -> Callable[[dict[str, Any]], None]:
     """What writes one answer, `{"file": name, "predictions": [{"label", "score"}]}`, to stdout."""
-    sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # such names leave as they came
+    # The same bytes whatever the locale; names that are no text leave as they came.
+    sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
 
     def table(answer: dict[str, Any]) -> None:
         odds = "   ".join(f"{each['label']:10} {each['score']:7.2%}" for each in answer["predictions"])
-        print(f"{odds}   {answer['file']}")
+        print(f"{odds}   {printable(answer['file'])}")
 
     rows = csv.writer(sys.stdout, lineterminator="\n")
 
@@ -111,7 +123,7 @@ def writer(form: str, labels: tuple[str, ...]) -> Callable[[dict[str, Any]], Non
 
     if form == "csv":
         rows.writerow(["filename", "index", "label", "prob"])
-    return {"table": table, "json": lambda answer: print(json.dumps(answer)), "csv": comma_separated}[form]
+    return {"table": table, "json": lambda answer: print(as_json(answer)), "csv": comma_separated}[form]
 
 
 if __name__ == "__main__":

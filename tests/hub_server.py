@@ -11,18 +11,23 @@ from typing import Any
 
 
 class HubServer:
-    """`repositories` holds the files of each `owner/name`; `requested` every path asked for. `broken` answers 500."""
+    """`repositories` holds the files of each `owner/name`; `requested` every path asked for. `broken` answers 500.
+
+    Revisions are main, v1.0 and the commit. With `private` set, nothing is there for whom does not send that token.
+    """
 
     def __init__(self) -> None:
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.requested: list[str] = []
+        self.messages: list[str] = []  # of the commits
         self.broken = False
+        self.private: str | None = None
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             # Of HTTP/1.0, or a client would still be served over a connection from before `close`.
             def do_GET(self) -> None:
-                self.answer(*outer.get(self.path))
+                self.answer(*outer.get(self.path, self.headers.get("Authorization")))
 
             do_HEAD = do_GET
 
@@ -56,16 +61,19 @@ class HubServer:
         content = repr(sorted(self.repositories[name].items())).encode()
         return hashlib.sha1(content).hexdigest()
 
-    def get(self, path: str) -> tuple[int, dict[str, str], bytes]:
+    def get(self, path: str, authorization: str | None) -> tuple[int, dict[str, str], bytes]:
         self.requested.append(path)
         path = urllib.parse.unquote(path.partition("?")[0])
         found = re.fullmatch(r"(?:/api/models)?/([^/]+/[^/]+)/(revision|tree|resolve)/([^/]+)/?(.*)", path)
         if self.broken:
             return 500, {}, b""
-        if not found or found[1] not in self.repositories:
+        allowed = self.private is None or authorization == f"Bearer {self.private}"
+        if not found or found[1] not in self.repositories or not allowed:
             return 404, {"X-Error-Code": "RepoNotFound"}, b"{}"
-        name, what, _, file = found.groups()
+        name, what, revision, file = found.groups()
         files, commit = self.repositories[name], self.revision(name)
+        if revision not in ("main", "v1.0", commit):
+            return 404, {"X-Error-Code": "RevisionNotFound"}, b"{}"
         if what == "revision":
             siblings = [{"rfilename": each} for each in files]
             return as_json({"id": name, "sha": commit, "siblings": siblings, "private": False})
@@ -96,6 +104,8 @@ class HubServer:
             return as_json({"files": files})
         for line in body.splitlines():
             part = json.loads(line)
+            if part["key"] == "header":
+                self.messages.append(part["value"]["summary"])
             if part["key"] == "file":
                 self.repositories[name][part["value"]["path"]] = base64.b64decode(part["value"]["content"])
         commit = self.revision(name)

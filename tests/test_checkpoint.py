@@ -5,6 +5,7 @@ import math
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -56,8 +57,18 @@ class TestLoading:
         assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "README.md"}
         card = (folder / "README.md").read_text()
         assert card.startswith("---\nlicense: mit\n")
-        assert "| val/acc | 0.75 |" in card
+        assert "| validation accuracy | 75.00% |" in card
+        assert "these are of epoch 3 of 10" in card
         assert checkpoint.describe(folder)["results"] == {"val/acc": 0.75, "compute/epoch": 3.0}
+
+    def test_whole_numbers_and_any_form_of_a_device_will_do(self, saved: tuple) -> None:
+        path = saved[0] / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"mean": [0, 0, 0], "std": [1, 1, 1]}))
+        picture = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8)
+        assert torch.equal(vit.load(saved[0]).preprocess(picture), picture[None] / 255)
+        here = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        assert next(vit.load(saved[0], "auto").parameters()).device.type == here.type
+        assert next(vit.load(saved[0], torch.device("cpu")).parameters()).device.type == "cpu"
 
     def test_half_precision_weights_load_too(self, saved: tuple) -> None:
         folder, model = saved
@@ -135,8 +146,8 @@ class TestRefusals:
             ("other shape", r"blocks.0.attn.proj.bias is \(16,\), config.json asks for \(32,\)"),
             ("NaN weights", "model.safetensors: head.weight holds NaN or infinity"),
             ("infinite weights", "model.safetensors: head.weight holds NaN or infinity"),
-            ("NaN deviation", "config.json: std: expected three numbers above 0"),
-            ("deviation of 0", "config.json: std: expected three numbers above 0"),
+            ("NaN deviation", "config.json: std: expected three numbers from 0.0001 to 10000"),
+            ("deviation of 0", "config.json: std: expected three numbers from 0.0001 to 10000"),
             ("one mean", "config.json: mean: expected three numbers"),
             ("a billion blocks", "config.json: model.depth: expected at most 1000"),
             ("sizes beyond 64 bits", "config.json: model: expected sizes that a tensor can have"),
@@ -156,6 +167,52 @@ class TestRefusals:
         self.damage(folder, kind)
         with pytest.raises(UsageError, match=message):
             vit.load(folder)
+
+    @pytest.mark.parametrize(
+        ("key", "value", "message"),
+        [
+            ("format", 1.0, "expected format 1, got 1.0"),
+            ("format", True, "expected format 1, got True"),
+            ("labels", [*"abcdefghi", "\x1b[31m"], "labels: expected a list of printable names"),
+            ("labels", [*"abcdefghi", ""], "labels: expected a list of printable names"),
+            ("labels", [*"abcdefghi", "a"], "labels: expected a list of different names"),
+            ("labels", ["a"] * 10**6, r"labels: expected a list of different names, got .{200}\.\.\.$"),
+            ("labels", "a" * 10**6, r"labels: expected a list, got .{200}\.\.\.$"),
+            ("mean", [0.1] * 10**6, r"mean: expected three numbers from -10000 to 10000, got .{200}\.\.\.$"),
+            ("mean", [0.1, 0.1, True], "mean: expected three numbers"),
+            ("mean", [0.1, 0.1, 1e5], "mean: expected three numbers"),
+            ("mean", [0.1, 0.1, 10**400], "mean: expected three numbers"),
+            ("std", [0.1, 0.1, 1e-30], "std: expected three numbers from 0.0001 to 10000"),
+            ("results", {"val/acc": math.inf}, "expected finite numbers, but one is NaN or infinite"),
+            ("model", {"heads": [2] * 10**6}, r"model.heads: .*got .{200}\.\.\.$"),
+            (
+                "training",
+                {"train.eval_batch_size": 10**12},
+                "train.eval_batch_size: expected a number from 1 to 100000",
+            ),
+        ],
+    )
+    def test_a_strange_value_is_named(self, saved: tuple, key: str, value: Any, message: str) -> None:
+        path = saved[0] / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+        with pytest.raises(UsageError, match=f"config.json: {message}"):
+            vit.load(saved[0])
+
+    def test_an_integer_of_thousands_of_digits(self, saved: tuple) -> None:
+        path = saved[0] / "config.json"
+        path.write_text(path.read_text().replace('"format": 1', f'"format": {"1" * 5000}'))
+        with pytest.raises(UsageError, match=r"config.json: not JSON"):
+            vit.load(saved[0])
+
+    def test_names_that_no_folder_has(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("x" * 300, "a\0b"):
+            with pytest.raises(UsageError, match="not a checkpoint or run folder"):
+                vit.load(name)
+
+    def test_a_device_that_is_not_there_is_refused_before_files_are_read(self) -> None:
+        for device in ("cuda:99", "nonsense", torch.device("meta")):
+            with pytest.raises(UsageError, match="device: "):
+                vit.load("nowhere", device)
 
     @pytest.mark.parametrize("zipped", [False, True])
     def test_pickles_run_nothing(self, saved: tuple, tmp_path: Path, zipped: bool) -> None:
@@ -179,6 +236,42 @@ class TestRefusals:
         path.write_bytes(path.read_bytes()[:-200])
         with pytest.raises(UsageError, match=r"state.pt: .*cannot resume"):
             checkpoint.load_state(path)
+
+
+class TestSaving:
+    def test_weights_that_changed_after_loading_have_no_results(self, saved: tuple, tmp_path: Path) -> None:
+        model = vit.load(saved[0])
+        model.save_pretrained(tmp_path / "same")
+        assert checkpoint.describe(tmp_path / "same") == checkpoint.describe(saved[0])
+        with torch.no_grad():
+            model.head.bias[3] += 1e-3
+        model.save_pretrained(tmp_path / "changed")
+        description, card = checkpoint.describe(tmp_path / "changed"), (tmp_path / "changed" / "README.md").read_text()
+        assert description["results"] == {"weights": "changed after loading, not measured"}
+        assert "| weights | changed after loading, not measured |" in card
+        assert "This is of the weights before they were changed." in card
+        assert "75.00%" not in card
+        # What was loaded is still known, and stays so for whom loads it again.
+        assert model.description is not None
+        assert model.description["results"]["val/acc"] == 0.75
+        vit.load(tmp_path / "changed").save_pretrained(tmp_path / "again")
+        assert (tmp_path / "again" / "config.json").read_bytes() == (tmp_path / "changed" / "config.json").read_bytes()
+
+    def test_a_name_that_cannot_be_is_refused(self, saved: tuple, tmp_path: Path) -> None:
+        model = vit.load(saved[0])
+        (tmp_path / "file").touch()
+        for name in ("x" * 300, "a\0b", tmp_path / "file", tmp_path / "file" / "below", "/proc/nothing"):
+            with pytest.raises(UsageError, match="expected a folder to write to"):
+                model.save_pretrained(name)
+
+    def test_results_are_added_and_the_weights_stay(self, saved: tuple) -> None:
+        folder, _ = saved
+        before = (folder / "model.safetensors").stat().st_mtime_ns
+        checkpoint.add_results(folder, {"test/acc": 0.7})
+        expected = {"val/acc": 0.75, "compute/epoch": 3.0, "test/acc": 0.7}
+        assert checkpoint.describe(folder)["results"] == expected
+        assert "| test accuracy | 70.00% |" in (folder / "README.md").read_text()
+        assert (folder / "model.safetensors").stat().st_mtime_ns == before
 
 
 def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:

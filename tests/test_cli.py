@@ -1,12 +1,19 @@
 """Settings arrive as they were written, from a command line or from a W&B agent."""
 
+import errno
 import itertools
+import json
+import os
+import sys
 from pathlib import Path
+from typing import Any
 
+import pytest
 import yaml
 
-from vit.cli import parse
-from vit.commands import PredictConfig
+import vit
+from vit.cli import door, parse
+from vit.commands import PredictConfig, ReportConfig
 from vit.config import Config
 
 ROOT = Path(__file__).parents[1]
@@ -33,3 +40,39 @@ def test_every_run_of_the_sweep_is_a_possible_training_of_its_own() -> None:
     # A name would be in use from the second run on, and a sweep chooses, which the test split must not.
     assert all(config.name is None and not config.train.test for config in configs)
     assert sweep["metric"]["name"] == "best/val_acc"
+
+
+class TestDoor:
+    def stop(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, main: Any) -> tuple[Any, str]:
+        """Exit code and what is said of it."""
+        monkeypatch.setattr(sys, "argv", ["door.py", "study.yaml"])
+        with pytest.raises(SystemExit) as stopped:
+            door(main, ReportConfig)
+        shown = capsys.readouterr()
+        assert shown.out == ""
+        return stopped.value.code, shown.err
+
+    @pytest.mark.parametrize(
+        "number", [errno.EACCES, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP]
+    )
+    def test_a_file_that_cannot_be_had_is_one_line(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, number: int
+    ) -> None:
+        def main(_: ReportConfig) -> None:
+            raise OSError(number, os.strerror(number), "some/file")
+
+        line = f"door.py: no access to some/file ({os.strerror(number)})\n"
+        assert self.stop(monkeypatch, capsys, main) == (2, line)
+
+    def test_json_has_no_nan(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+        code, line = self.stop(monkeypatch, capsys, lambda _: {"test/loss": float("nan")})
+        assert (code, line) == (2, "door.py: a result is NaN or infinite ({'test/loss': nan})\n")
+        door_prints = json.loads('{"a": 1}')
+        monkeypatch.setattr(sys, "argv", ["door.py", "study.yaml"])
+        door(lambda _: door_prints, ReportConfig)
+        assert json.loads(capsys.readouterr().out) == door_prints
+
+
+def test_the_package_lists_its_public_names() -> None:
+    assert dir(vit) == sorted(vit.__all__)
+    assert all(hasattr(vit, name) for name in dir(vit))

@@ -37,9 +37,9 @@ def test_a_thousand_damaged_files_give_a_picture_or_a_clear_line(cifar: tuple, t
     draw = random.Random(0)
     images = cifar[1][0]
     originals = []
-    for number in range(60):
+    for number in range(70):
         image = Image.fromarray(images[number].permute(1, 2, 0).numpy())
-        name = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF")[number % 6]
+        name = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM")[number % 7]
         options: dict[str, Any] = {"compression": "tiff_lzw"} if name == "TIFF" and number % 4 == 1 else {}
         if name in ("JPEG", "PNG", "WEBP"):
             options["exif"] = Image.Exif()
@@ -52,7 +52,7 @@ def test_a_thousand_damaged_files_give_a_picture_or_a_clear_line(cifar: tuple, t
     opened, refused, slowest, lines = 0, 0, 0.0, []
     path = tmp_path / "fuzzed"
     for number in range(1000):
-        content = mutate(originals[number % 60], draw.choice(originals), draw)
+        content = mutate(originals[number % 70], draw.choice(originals), draw)
         path.write_bytes(content)
         started = time.process_time()
         try:

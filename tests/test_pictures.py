@@ -1,8 +1,11 @@
 """Pictures of every kind come out as the RGB that they show, and what is no picture is refused by name."""
 
 import io
+import math
 import os
 import struct
+import subprocess
+import sys
 import time
 import zlib
 from collections.abc import Callable
@@ -18,6 +21,7 @@ from vit.checks import UsageError
 from vit.pictures import FORMATS, MAX_PIXELS, PictureError, find_pictures, open_picture
 
 RED, GREEN, BLUE, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128)
+ROOT = Path(__file__).parents[1]
 Save = Callable[..., Path]
 
 
@@ -146,6 +150,32 @@ class TestKinds:
         stripes[:, ::2] = 255
         assert abs(data.Preprocess(32).pixels(stripes).float() - 127.5).max() < 8
 
+    @pytest.mark.parametrize("size", [(240, 160), (237, 151), (3, 5000)])
+    def test_larger_pictures_are_averaged_by_rows_as_if_whole(
+        self, save: Save, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        picture = Image.effect_noise(size, 90).convert("RGB")
+        picture.paste(flag().resize((size[0] // 2 + 1, size[1] // 2 + 1)))
+        monkeypatch.setattr("vit.pictures.ENOUGH", 1000)
+        factor = math.isqrt(size[0] * size[1] // 1000)
+        assert factor > 2
+        assert open_picture(save(picture)).tobytes() == picture.reduce(factor).tobytes()
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        turned = picture.reduce(factor).transpose(Image.Transpose.ROTATE_270)
+        assert open_picture(save(picture, exif=exif)).tobytes() == turned.tobytes()
+        smooth = picture.resize((60, 40)).resize((1000, 600))
+        jpeg = open_picture(save(smooth, "jpg", quality=95))
+        expected = smooth.resize(jpeg.size, Image.Resampling.BOX)
+        assert jpeg.width * jpeg.height < 16_000
+        assert np.abs(np.asarray(jpeg, float) - np.asarray(expected, float)).mean() < 6
+
+    def test_16_bits_are_scaled_exactly(self) -> None:
+        values = np.arange(65536).reshape(256, 256)
+        expected = (values * 255 + 32767) // 65535
+        for dtype in (np.uint16, np.int32):
+            assert (np.asarray(open_picture(Image.fromarray(values.astype(dtype))))[..., 0] == expected).all()
+
 
 class TestRefused:
     def refuse(self, path: Path, message: str) -> None:
@@ -209,6 +239,21 @@ class TestRefused:
             header = b"IHDR" + struct.pack(">II", side, side) + content[24:29]
             path.write_bytes(content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:])
             self.refuse(path, "more than 80 million pixels")
+
+    @pytest.mark.parametrize("mode", ["I;16", "LA", "1", "P"])
+    def test_the_largest_pictures_take_little_memory(self, save: Save, mode: str) -> None:
+        """Just under the limit a file of some 100 KB holds 79 million pixels; 800 MB are enough to open it."""
+        path = save(Image.new(mode, (8900, 8900)), compress_level=1)
+        code = """if True:
+            import resource, sys
+            resource.setrlimit(resource.RLIMIT_AS, (800_000_000, 800_000_000))
+            from vit.pictures import open_picture
+            print(open_picture(sys.argv[1]).size)
+        """
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        command = [sys.executable, "-c", code, str(path)]
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        assert result.stdout == "(2225, 2225)\n", result.stderr
 
     def test_damaged_pictures_that_pillow_holds(self, save: Save) -> None:
         path = save(flag(), "bmp")

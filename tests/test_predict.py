@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,8 +79,19 @@ class TestPython:
         expected = model.predict(path)
         assert model.predict(forms) == [expected] * 6
         assert model.predict(tuple(forms[4:])) == [expected] * 2
-        grey = Image.open(path).convert("L")
-        assert model.predict(np.asarray(grey)) == (model.predict(grey))
+        for mode in ("L", "LA", "RGBA"):
+            other = Image.open(path).convert(mode)
+            if mode != "L":
+                other.putalpha(Image.radial_gradient("L").resize((32, 32)))
+            assert model.predict(np.asarray(other)) == model.predict(other)
+
+    def test_a_batch_is_a_list(self, folder: Path, images: torch.Tensor) -> None:
+        model = vit.load(folder)
+        expected = model.predict(list(images[:3]))
+        assert model.predict(images[:3]) == expected
+        assert model.predict(images[:3].numpy()) == expected
+        assert model.predict(images[:1]) == expected[:1]
+        assert model.predict(images[:0]) == []
 
     def test_scores_are_the_models_probabilities_in_order(self, folder: Path, images: torch.Tensor) -> None:
         model = vit.load(folder)
@@ -114,14 +126,44 @@ class TestPython:
         model = vit.load(folder)
         with pytest.raises(PictureError, match=r"none\.png: cannot be read"):
             model.predict(tmp_path / "none.png")
-        for wrong in (images[0].float(), images[:3], torch.zeros(3, 0, 4, dtype=torch.uint8)):
-            with pytest.raises(ValueError, match="expected"):
+        for wrong, message in (
+            (images[0].float(), r"uint8 tensor .*, got torch.float32 \(3, 32, 32\)"),
+            (images[0].permute(1, 2, 0), r"uint8 tensor \(3, H, W\) .*, got torch.uint8 \(32, 32, 3\)"),
+            (images[0].permute(1, 2, 0).numpy() / 255, r"uint8 array .*, got float64 \(32, 32, 3\)"),
+            (images[0].numpy(), r"uint8 array .*, got uint8 \(3, 32, 32\)"),
+            (np.zeros((4, 32, 32, 3), np.float32), r"uint8 array .*, got float32 \(4, 32, 32, 3\)"),
+            ([images[:3]], r"expected one image in each place of the list, got a batch of 3"),
+            (torch.zeros(3, 0, 4, dtype=torch.uint8), r"expected images with pixels, got \(1, 3, 0, 4\)"),
+            (np.zeros((0, 4, 4), np.uint8), r"expected images with pixels, got \(0, 4, 4\)"),
+        ):
+            with pytest.raises(ValueError, match=message):
                 model.predict(wrong)
-        for settings in ({"topk": 0}, {"batch_size": 0}):
-            with pytest.raises(ValueError, match="expected a number above 0"):
+        for wrong in ((image for image in images), 3, None, {"a": 1}):
+            with pytest.raises(TypeError, match=r"expected a path, a file object, .* or a list of them, got "):
+                model.predict(wrong)
+        for settings in ({"topk": 0}, {"batch_size": 0}, {"topk": "3"}, {"topk": 2.5}, {"batch_size": True}):
+            with pytest.raises(ValueError, match="expected a whole number above 0, got"):
                 model.predict(images[0], **settings)
         with pytest.raises(ValueError, match="no class names"):
             VisionTransformer(ViTConfig()).predict(images[0])
+
+    def test_a_failure_leaves_the_model_in_training(
+        self, folder: Path, images: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model = vit.load(folder).train()
+        with torch.no_grad():
+            model.norm.weight.fill_(3e38)
+        with pytest.raises(UsageError, match="logits are NaN or infinite"):
+            model.predict(images[0])
+        assert model.training
+
+        def fail(*_: Any) -> None:
+            raise MemoryError
+
+        monkeypatch.setattr(VisionTransformer, "forward", fail)
+        with pytest.raises(MemoryError):
+            model.predict(images[0])
+        assert model.training
 
 
 class TestDoor:
@@ -227,6 +269,31 @@ class TestDoor:
         with pytest.raises(UsageError, match=r"attention: expected a new or an empty folder"):
             answers(str(tmp_path / "a"), attention=str(drawn))
 
+    def test_each_of_many_drawings_of_one_name_is_named_at_once(self, tmp_path: Path) -> None:
+        drawn: Counter[str] = Counter()
+        (tmp_path / "x-2.png").touch()  # of a picture of that name
+        names = []
+        for folder in range(2000):
+            path = predict.free(tmp_path, f"{folder}/x.jpg", drawn)
+            path.touch()
+            names.append(path.name)
+        assert names[:3] == ["x.png", "x-3.png", "x-4.png"]
+        assert drawn["x"] == 2001  # so many names were tried
+
+    def test_a_name_gives_the_terminal_no_orders(
+        self, folder: Path, pictures: Path, capsys: pytest.CaptureFixture
+    ) -> None:
+        name = "a\x1b[31m\nb\N{RIGHT-TO-LEFT OVERRIDE}\N{CAT FACE} \N{LATIN SMALL LETTER E WITH ACUTE}.png"
+        (pictures / "000.png").rename(pictures / name)
+        (pictures / "broken\x1b[31m.png").write_text("hello")
+        with pytest.raises(SystemExit):
+            predict.main(PredictConfig(str(folder), [str(pictures / name), str(pictures / "broken*")], device="cpu"))
+        shown = capsys.readouterr()
+        assert len(shown.out.splitlines()) == 1
+        assert shown.out.endswith(r"a\x1b[31m\nb\xe2\x80\xae🐱 é.png" + "\n")
+        assert r"broken\x1b[31m.png: not a picture" in shown.err
+        assert "\x1b" not in shown.out + shown.err
+
 
 class TestSettings:
     def test_images_may_be_many_and_come_before_or_after_options(self) -> None:
@@ -239,7 +306,8 @@ class TestSettings:
         [
             (["run"], "images"),
             (["run", "a", "--topk=0"], "topk: expected a number above 0, got 0"),
-            (["run", "a", "--batch_size=0"], "batch_size: expected a number above 0"),
+            (["run", "a", "--batch_size=0"], "batch_size: expected a number from 1 to 100000 or null, got 0"),
+            (["run", "a", "--batch_size=100001"], "batch_size: expected a number from 1 to 100000 or null, got 100001"),
             (["run", "a", "--format=xml"], "format: expected table or json or csv"),
             (["run", "a", "--top=3"], "top: no such setting; did you mean topk"),
         ],
@@ -266,6 +334,18 @@ class TestCommand:
         errors = result.stderr.decode().splitlines()
         assert len(errors) == 2
         assert errors[0].startswith("predict.py: none.png: cannot be read")
+
+    def test_output_is_the_same_in_every_locale(self, folder: Path, pictures: Path) -> None:
+        (pictures / "000.png").rename(pictures / "é.png")
+        command = [sys.executable, str(ROOT / "predict.py"), str(folder), "é.png"]
+        for variables in (
+            {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+            {"PYTHONIOENCODING": "ascii"},
+        ):
+            environment = os.environ | {"OMP_NUM_THREADS": "1"} | variables
+            result = subprocess.run(command, cwd=pictures, env=environment, capture_output=True, timeout=120)
+            assert result.returncode == 0, result.stderr
+            assert result.stdout.endswith("   é.png\n".encode())
 
     def test_a_bad_checkpoint_ends_at_once(self, tmp_path: Path) -> None:
         result = self.call("nowhere", "cat.png", "--attention=drawn", cwd=tmp_path)

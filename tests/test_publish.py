@@ -101,6 +101,15 @@ class TestPublishing:
         (command,) = re.findall(r"^python train.py (.*)$", card, re.MULTILINE)
         for setting in ("--name=multi_head", "--seed=0", "--model.dim=16", "--train.precision=fp32", "--optim.ema=0.9"):
             assert setting in command.split()
+        # Loaded and saved again it is the same; only where it lies and what lies beside it are not.
+        vit.load(target).save_pretrained(tmp_path / "copy")
+        copied = (tmp_path / "copy" / "README.md").read_text()
+        assert (tmp_path / "copy" / "config.json").read_bytes() == (target / "config.json").read_bytes()
+        moved = {"# multi_head:": "# copy:", "checkpoints/multi_head": "path/to/copy"}
+        expected = card.replace("\nIts sibling, equal but for the heads: [one_head](../one_head/README.md).", "")
+        for old, new in moved.items():
+            expected = expected.replace(old, new)
+        assert copied == expected
         # Publishing again replaces it.
         publish_door(PublishConfig(str(run), str(target), device="cpu"))
         assert (target / "README.md").read_text() == card

@@ -1,8 +1,10 @@
 """A checkpoint comes whole from a folder, the Hugging Face hub or W&B, and nothing else is followed."""
 
+import inspect
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -106,6 +108,38 @@ class TestHub:
         with pytest.raises(UsageError, match="hf-hub:tester/other: the hub cannot be reached, and it is not in the ca"):
             vit.load("hf-hub:tester/other")
 
+    def test_a_revision_is_a_branch_a_tag_or_a_commit(self, folder: Path, hub: HubServer) -> None:
+        hub.repositories["tester/tiny"] = {path.name: path.read_bytes() for path in folder.iterdir()}
+        assert same(vit.load("hf-hub:tester/tiny@v1.0"), vit.load(folder))
+        assert {path.split("/revision/")[1] for path in hub.requested if "/revision/" in path} == {"v1.0"}
+        for source in ("tester/tiny", "hf-hub:tester/tiny"):
+            assert same(VisionTransformer.from_pretrained(source, revision="v1.0"), vit.load(folder))
+            with pytest.raises(UsageError, match="@none: this repository has no such branch, tag or commit"):
+                VisionTransformer.from_pretrained(source, revision="none")
+        with pytest.raises(UsageError, match="revision: expected null"):
+            VisionTransformer.from_pretrained(folder, revision="v1.0")
+
+    def test_a_token_is_sent(self, folder: Path, hub: HubServer) -> None:
+        hub.repositories["tester/tiny"] = {path.name: path.read_bytes() for path in folder.iterdir()}
+        hub.private = "hf_secret"
+        with pytest.raises(UsageError, match="no such repository, or it is private"):
+            vit.load("hf-hub:tester/tiny")
+        for load in (vit.load, VisionTransformer.from_pretrained):
+            assert same(load("hf-hub:tester/tiny", token="hf_secret"), vit.load(folder))
+
+    def test_a_slip_in_a_path_is_no_request(self, hub: HubServer, tmp_path: Path, monkeypatch: Any) -> None:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "runs").mkdir()
+        for name in ("runs/nope", "./nope", "../nope"):
+            with pytest.raises(UsageError, match=f"no folder {name} here"):
+                VisionTransformer.from_pretrained(name)
+        for name in ("/nope", "nope", "x" * 300):
+            with pytest.raises(UsageError, match="not a checkpoint or run folder"):
+                VisionTransformer.from_pretrained(name)
+        assert not hub.requested
+        with pytest.raises(UsageError, match=r"no such repository.* and no folder tester/nope here"):
+            VisionTransformer.from_pretrained("tester/nope")
+
     def test_a_snapshot_of_the_cache_is_a_folder_too(self, folder: Path, hub: HubServer) -> None:
         hub.repositories["tester/tiny"] = {path.name: path.read_bytes() for path in folder.iterdir()}
         snapshot = sources.fetch("hf-hub:tester/tiny")
@@ -130,7 +164,7 @@ class TestHub:
             vit.load("hf-hub:tester/other")
 
     @pytest.mark.parametrize(
-        "name", ["", "tiny", "../tiny", "a/../b", "a/..", "a/b/c", "a/b@main", "http://x/y", "a b/c"]
+        "name", ["", "tiny", "../tiny", "a/../b", "a/..", "a/b/c", "http://x/y", "a b/c", "a/b@", "a/b@x@y", "a/b@../x"]
     )
     def test_odd_names_are_refused_before_anything_is_asked(self, hub: HubServer, name: str) -> None:
         with pytest.raises(UsageError, match="expected hf-hub:owner/name"):
@@ -140,7 +174,8 @@ class TestHub:
     def test_push_and_load_again(self, folder: Path, hub: HubServer) -> None:
         """The real client creates the repository and commits; the server decodes what it sent."""
         model = vit.load(folder)
-        where = model.push_to_hub("tester/pushed", token="hf_test")
+        where = model.push_to_hub("tester/pushed", token="hf_test", commit_message="First", private=True)
+        assert hub.messages == ["First"]
         assert where.startswith(f"{hub.url}/tester/pushed/commit/")
         sent = hub.repositories["tester/pushed"]
         assert sent.keys() == set(sources.FILES)
@@ -155,6 +190,18 @@ class TestHub:
 
 
 class TestSavePretrained:
+    def test_arguments_have_hugging_faces_names(self) -> None:
+        from huggingface_hub import ModelHubMixin
+
+        for name, asked in (
+            ("from_pretrained", {"pretrained_model_name_or_path", "revision", "token"}),
+            ("save_pretrained", {"save_directory"}),
+            ("push_to_hub", {"repo_id", "commit_message", "private", "token"}),
+        ):
+            theirs = inspect.signature(getattr(ModelHubMixin, name)).parameters.keys()
+            ours = inspect.signature(getattr(VisionTransformer, name)).parameters.keys()
+            assert asked <= theirs & ours
+
     def test_gives_the_folder_again(self, folder: Path, tmp_path: Path) -> None:
         model = VisionTransformer.from_pretrained(folder)
         model.save_pretrained(tmp_path / "new" / "copy")
@@ -164,10 +211,10 @@ class TestSavePretrained:
         card = (tmp_path / "new" / "copy" / "README.md").read_text()
         for part in (
             "# copy: a multi-head",
-            "| val/acc | 0.5 |",
+            "| validation accuracy | 50.00% |",
             "| optim.lr | 0.02 |",
             "45000 training",
-            "not for dec",
+            "not for\ndecisions",
         ):
             assert part in card
 

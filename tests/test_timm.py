@@ -9,8 +9,9 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from safetensors.torch import save_file
-from timm.data import resolve_model_data_config
+from timm.data import create_transform, resolve_model_data_config
 from timm.models import save_for_hf
 from torch import Tensor
 
@@ -69,6 +70,42 @@ class TestToTimm:
         torch.testing.assert_close(theirs(x), model(x))
         assert resolve_model_data_config(theirs)["mean"] == data.MEAN
         assert resolve_model_data_config(theirs)["input_size"] == (3, 32, 32)
+
+    def loaded(self, tmp_path: Path, **settings: Any) -> VisionTransformer:
+        config = Config(
+            name="run", model=ViTConfig(**({"dim": 48, "depth": 2, "patch_size": 8, "heads": 3} | settings))
+        )
+        model = VisionTransformer(config.model)
+        randomise(model)
+        checkpoint.save_checkpoint(tmp_path / "ours", model, config, {})
+        return vit.load(tmp_path / "ours")
+
+    @pytest.mark.parametrize("size", [(500, 333), (40, 300), (32, 32), (20, 31)])
+    def test_timms_preprocessing_is_ours(self, tmp_path: Path, size: tuple[int, int]) -> None:
+        model = self.loaded(tmp_path)
+        transform = create_transform(**resolve_model_data_config(vit.to_timm(model)), is_training=False)
+        picture = Image.radial_gradient("L").resize(size).convert("RGB")
+        picture.paste((200, 30, 90), (0, 0, size[0] // 3, size[1] // 4))
+        theirs, ours = transform(picture), model.preprocess(picture)[0]
+        step = 1 / 255 / min(data.STD)  # of one brightness
+        torch.testing.assert_close(theirs, ours, rtol=0, atol=2.01 * step)  # Pillow and PyTorch round differently
+        assert (theirs - ours).abs().mean() < 0.2 * step
+
+    @pytest.mark.parametrize("pool", ["mean", "cls"])
+    def test_saved_by_timm_it_is_the_same_model_for_timm_and_for_us(
+        self, tmp_path: Path, pool: str, cifar: Cifar
+    ) -> None:
+        model = self.loaded(tmp_path, pool=pool, mlp_ratio=2.0)
+        theirs = vit.to_timm(model)
+        save_for_hf(theirs, str(tmp_path / "hf"), model_args=theirs.model_args)
+        x = model.preprocess(cifar[1][0][:8])
+        again = timm.create_model(f"local-dir:{tmp_path / 'hf'}", pretrained=True).eval()
+        torch.testing.assert_close(again(x), model(x))
+        config = resolve_model_data_config(again)
+        assert (config["crop_mode"], config["crop_pct"], tuple(config["mean"])) == ("squash", 1.0, data.MEAN)
+        back = VisionTransformer(model.config)
+        back.load_state_dict(initial_weights(f"timm:{tmp_path / 'hf'}", model.config))
+        torch.testing.assert_close(back.eval()(x), model(x))
 
     @pytest.mark.parametrize(
         ("settings", "key"),

@@ -5,6 +5,7 @@ import functools
 import json
 import math
 import os
+import re
 import signal
 import statistics
 import types
@@ -288,6 +289,50 @@ class TestLoop:
         saved = vit.checkpoint.describe(folder / "best")["results"]
         assert saved["val/acc"] == best["val/acc"] == summary["best/val_acc"]
         assert saved["compute/epoch"] == best["compute/epoch"]
+
+    def test_the_best_checkpoint_and_its_card_tell_what_was_measured(
+        self, small: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Also if the run is killed as it ends, before and after the checkpoint is told."""
+        weights_written = []
+
+        def look(folder: Path) -> tuple[dict[str, Any], str]:
+            return vit.checkpoint.describe(folder / "best")["results"], (folder / "best" / "README.md").read_text()
+
+        original = training.checkpoint.add_results
+
+        def add_results(folder: Path, results: dict[str, Any]) -> None:
+            weights_written.append((folder / "model.safetensors").stat().st_mtime_ns)
+            if len(weights_written) == 1:
+                raise MemoryError
+            original(folder, results)
+
+        def die(*_: Any) -> None:
+            raise MemoryError
+
+        monkeypatch.setattr(training.checkpoint, "add_results", add_results)
+        with pytest.raises(MemoryError):
+            train(small())
+        folder = Path(small().runs_dir) / "run"
+        before, card = look(folder)
+        assert not [key for key in before if key.startswith("test/")]
+        assert "| test accuracy |" not in card
+        assert {"device", "precision", "torch", "compute/train_seconds", "val/acc"} <= before.keys()
+        with monkeypatch.context() as patch:
+            patch.setattr(training, "write_summary", die)
+            with pytest.raises(MemoryError):
+                train(small(resume=True))
+        told, _ = look(folder)
+        summary = train(small(resume=True))
+        after, card = look(folder)
+        assert after == told == before | {key: summary[key] for key in ("test/acc", "test/loss", "test/ece")}
+        assert after["device"] == summary["device"]
+        assert f"| test accuracy | {summary['test/acc']:.2%} |" in card
+        assert f"| trained on | {summary['device']}, float32, PyTorch {torch.__version__} |" in card
+        assert re.search(r"\| training cost up to these weights, of epoch [12] \| \S+ PFLOP, .*-minutes \|", card)
+        assert len(weights_written) == 3
+        assert {(folder / "best" / "model.safetensors").stat().st_mtime_ns} == set(weights_written)
+        assert vit.load(folder).labels
 
     def test_a_resumed_run_remembers_its_best_and_its_time(self, small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         """Validation is best after epoch 1 of 3; the run is interrupted in epoch 2; epoch 1 is what is tested."""

@@ -36,3 +36,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
     raise AttributeError(f"module 'vit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,9 +1,10 @@
 """The model card of a checkpoint (Mitchell et al. 2019), from the content of its config.json."""
 
+import shlex
 from typing import Any
 
 from vit import compute
-from vit.config import ViTConfig
+from vit.config import Config, ViTConfig, flatten
 
 # What model hubs read of a card.
 FRONT_MATTER = """---
@@ -17,49 +18,43 @@ datasets:
 # Settings that a reader looks for first; all of them are in config.json.
 SHOWN = ("train.epochs", "train.batch_size", "optim.name", "optim.lr", "augment.policy", "seed", "init")
 
+ACCURACIES = {
+    "test/acc": "test accuracy",
+    "test/acc_tta": "test accuracy with test-time augmentation (ten views)",
+    "val/acc": "validation accuracy",
+}
+
 
 def kind(config: ViTConfig) -> str:
     return "one-head" if set(config.block_heads) == {1} else "multi-head"
 
 
-def card(description: dict[str, Any], title: str, source: str) -> str:
+def card(description: dict[str, Any], title: str, source: str, twin: str | None = None) -> str:
     """Data, settings, accuracy, cost and intended use, in the form that model hubs show.
 
     Args:
-        description: the content of config.json.
+        description: the content of config.json. What a published checkpoint adds to it shows here too.
         source: what `vit.load` takes to load these weights.
+        twin: name of the folder beside this one whose model is equal but for the heads.
     """
     model = ViTConfig(**description["model"])
     results, training = description["results"], description["training"]
-    measured = "".join(f"| {key} | {value} |\n" for key, value in results.items())
+    rows = "".join(f"| {key} | {value} |\n" for key, value in measured(model, results).items())
     settings = "".join(f"| {key} | {training[key]} |\n" for key in SHOWN if training.get(key) is not None)
+    beside = f"\nIts sibling, equal but for the heads: [{twin}](../{twin}/README.md)." if twin else ""
+    earlier = "This is of the weights before they were changed.\n\n" if "weights" in results else ""
     return f"""{FRONT_MATTER}
-# {title}: a {kind(model)} Vision Transformer
+# {title}: a {kind(model)} Vision Transformer for CIFAR-10
 
 Classifies {model.image_size} x {model.image_size} colour images into {", ".join(description["labels"])}.
 
 {model.depth} blocks, dim {model.dim}, heads {model.heads}, patch {model.patch_size}, \
-{compute.count_params(model):,} parameters, {compute.forward_flops(model):,} forward FLOPs an image.
-
-## Data
-
-{data_text(training)}
-
-## Accuracy and cost
-
-Accuracies are fractions of 1; `compute/` is what the training had cost when these weights were saved.
+MLP ratio {model.mlp_ratio}.{beside}
 
 | measured | value |
 |---|---|
-{measured}
-## Settings
-
-The main ones; every one is in [config.json](config.json).
-
-| setting | value |
-|---|---|
-{settings}
-## Use
+{rows}{precision_text(results)}
+## Load it
 
 ```python
 import vit
@@ -67,19 +62,103 @@ model = vit.load("{source}")
 logits = model(model.preprocess(image))
 ```
 
-It is meant for study and for comparing one head with many, not for decisions. It gives any picture one of its
-{model.classes} names, and knows nothing beyond them. Nothing but the numbers above was measured.
+`python eval.py {source}{" --tta=true" * ("test/acc_tta" in results)}` measures it on the test split.
+
+## Data
+
+{earlier}{data_text(training, results)}
+
+## Settings
+
+{earlier}The main ones; every one is in [config.json](config.json).
+
+| setting | value |
+|---|---|
+{settings}{command_text(training, results)}
+## Limits
+
+It gives any picture one of its {model.classes} names, and knows nothing beyond them. Nothing but the numbers above was
+measured: no other pictures, no noise, no attacks. It is meant for study and for comparing one head with many, not for
+decisions.
+
+Licence: MIT, as the code. The pictures of CIFAR-10 are not part of it.
 """
 
 
-def data_text(training: dict[str, Any]) -> str:
+def measured(config: ViTConfig, results: dict[str, Any]) -> dict[str, str]:
+    """What is known of the weights, as people read it: percent, PFLOP, minutes of a core or a GPU."""
+    rows = {"weights": str(results["weights"])} if "weights" in results else {}
+    numbers = {key: value for key, value in results.items() if type(value) in (int, float)}
+    rows |= {words: f"{numbers[key]:.2%}" for key, words in ACCURACIES.items() if key in numbers}
+    if "train/test_acc" in numbers:
+        words = f"test accuracy as the training read it, in {results.get('precision')}"
+        rows[words] = f"{numbers['train/test_acc']:.2%}"
+    if "compute/train_flops" in numbers:
+        cost = f"{numbers['compute/train_flops'] / 1e15:.4g} PFLOP"
+        if "compute/train_seconds" in numbers and "device" in results:
+            count, unit = compute.units_of(str(results["device"]))
+            cost += f", {count * numbers['compute/train_seconds'] / 60:.1f} {unit}-minutes"
+        # Of a run's checkpoint it is the cost at its epoch, of a published one that of the whole training.
+        until = f" up to these weights, of epoch {numbers['compute/epoch']:g}" if "compute/epoch" in numbers else ""
+        rows[f"training cost{until}"] = cost
+    if "device" in results:
+        rows["trained on"] = f"{results['device']}, {results.get('precision')}, PyTorch {results.get('torch')}"
+        rows["code at commit"] = str(results.get("commit", "unknown"))
+    return rows | {
+        "parameters": f"{compute.count_params(config):,}",
+        "forward FLOPs an image (2 per multiply-accumulate)": f"{compute.forward_flops(config):,}",
+    }
+
+
+def precision_text(results: dict[str, Any]) -> str:
+    """In which precision the accuracies were counted."""
+    if not any(key in results for key in ACCURACIES):
+        return ""
+    if is_published(results):
+        text = "Accuracies are of these weights as stored, in float32; another CPU may see a few images differently."
+        return f"\n{text}\n"
+    return f"\nAccuracies are of these weights in {results.get('precision', 'the precision of the training')}.\n"
+
+
+def data_text(training: dict[str, Any], results: dict[str, Any]) -> str:
     """Which images trained and chose the weights."""
-    if "data.val_images" not in training:
+    if not isinstance(val := training.get("data.val_images"), int):
         return "Not recorded."
-    images = training.get("data.train_images") or 50000 - training["data.val_images"]
-    text = f"Trained on {images} training images of CIFAR-10"
+    text = f"Trained on {training.get('data.train_images') or 50000 - val} training images of CIFAR-10"
     if training.get("init"):
         text += f", from the weights of {training['init']}"
-    if not training["data.val_images"]:
-        return f"{text}; the last weights count."
-    return f"{text}; {training['data.val_images']} others (validation) chose the weights."
+    if val:
+        text += f". Validation ({val} training images left out) "
+        # A run keeps its last weights too.
+        text += "chose the weights" if is_published(results) else "chooses among the weights of a run"
+        epoch = results.get("best/epoch", results.get("compute/epoch"))
+        if isinstance(epoch, float):
+            text += f"; these are of epoch {epoch:g} of {training.get('train.epochs')}"
+        text += "."
+    else:
+        text += "; the last weights count."
+    if "test/acc" not in results:
+        return text
+    when = "at the end of the training"
+    if is_published(results):
+        when = f"{when}, and once more for this card" if "train/test_acc" in results else "for this card"
+    text += f" The test split chose nothing: it was read {when}."
+    return f"{text} This is one seed; what other seeds give is in the reports of the project."
+
+
+def command_text(training: dict[str, Any], results: dict[str, Any]) -> str:
+    """How to train a published checkpoint again; beside a run's lies its config.yaml."""
+    if not is_published(results):
+        return ""
+    from vit.study import overrides  # not needed to load a model
+
+    default = flatten(Config())
+    # Precision auto is what it was there; which weights come out depends on it.
+    exact = training | {"train.precision": "bf16" if results.get("precision") == "bfloat16" else "fp32"}
+    changed = {key: value for key, value in exact.items() if key == "seed" or value != default.get(key)}
+    return f"\n```bash\n{shlex.join(['python', 'train.py', *overrides(changed)])}\n```\n"
+
+
+def is_published(results: dict[str, Any]) -> bool:
+    """Whether `vit.publish` measured them; a run's results tell the epoch as that of `compute/` alone."""
+    return "best/epoch" in results

@@ -1,8 +1,8 @@
 """Checkpoints: config.json, model.safetensors and a model card to load from, and state.pt to resume from."""
 
+import hashlib
 import io
 import json
-import math
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,15 @@ from torch import Tensor
 
 from vit import data, sources
 from vit.card import card
-from vit.checks import UsageError
+from vit.checks import UsageError, one_line, shown
 from vit.config import Config, TrainConfig, ViTConfig, flatten
-from vit.files import atomic
+from vit.device import pick_device
+from vit.files import FULL, atomic
 from vit.model import VisionTransformer
 
 FORMAT = 1
+HERE = "path/to/this/folder"
+CHANGED = "changed after loading, not measured"
 
 
 def save_checkpoint(folder: Path, model: VisionTransformer, config: Config, results: dict[str, Any]) -> None:
@@ -38,46 +41,83 @@ def save_checkpoint(folder: Path, model: VisionTransformer, config: Config, resu
         "training": flatten(config),
         "results": results,
     }
-    write(folder, model, description, str(config.name), "path/to/this/folder")
+    write_weights(folder, model.state_dict())
+    write_words(folder, description, card(description, str(config.name), HERE))
+
+
+def add_results(folder: Path, results: dict[str, Any]) -> None:
+    """Write beside the weights, which stay as they are, what else was measured of them."""
+    description = describe(folder)
+    description["results"] |= results
+    write_words(folder, description, card(description, str(description["training"]["name"]), HERE))
 
 
 def save(folder: Path, model: VisionTransformer, source: str) -> None:
     """Write the three files of a model that `load` gave, with all that was known of it.
 
+    What was measured is left out if the weights are not those that were loaded.
+
     Args:
         source: where the card says that it can be loaded from.
 
     Raises:
-        UsageError: nothing is known of the model, or `folder` is a file.
+        UsageError: nothing is known of the model, or `folder` cannot be written.
     """
     if not model.description:
         raise UsageError("save_pretrained: expected a model from vit.load, or one whose `description` is set")
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder}: expected a folder")
-    write(folder, model, model.description, source.split(":")[-1].split("/")[-1], source)
+    description = model.description
+    if model.digest is not None and digest(model.state_dict()) != model.digest:
+        description = description | {"results": {"weights": CHANGED}}
+    text = card(description, source.split(":")[-1].split("/")[-1], source)
+    try:
+        write_weights(folder, model.state_dict())
+        write_words(folder, description, text)
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise UsageError(f"{shown(str(folder))}: expected a folder to write to ({reason})") from None
 
 
-def write(folder: Path, model: VisionTransformer, description: dict[str, Any], title: str, source: str) -> None:
+def write_weights(folder: Path, weights: dict[str, Tensor]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    for name, content in (
-        ("config.json", json.dumps(description, indent=2).encode()),
-        ("model.safetensors", save_tensors(weights, {"format": "pt"})),
-        ("README.md", card(description, title, source).encode()),
-    ):
+    with atomic(folder / "model.safetensors") as part:
+        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+        part.write_bytes(save_tensors(plain, {"format": "pt"}))
+
+
+def write_words(folder: Path, description: dict[str, Any], text: str) -> None:
+    """Write config.json and the card."""
+    for name, content in (("config.json", json.dumps(description, indent=2, allow_nan=False)), ("README.md", text)):
         with atomic(folder / name) as part:
-            part.write_bytes(content)
+            part.write_text(content.rstrip() + "\n", encoding="utf-8")
 
 
-def find(source: str | Path) -> Path:
+def digest(weights: dict[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and values."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def find(source: str | Path, token: str | None = None) -> Path:
     """The checkpoint folder that a CHECKPOINT argument names: the folder itself, or `best` in a run folder.
 
     One on a hub (`hf-hub:owner/name`, `wandb:entity/project/name:alias`) is fetched first.
 
+    Args:
+        token: for a private repository of the Hugging Face hub; null is that of `hf auth login`.
+
     Raises:
         UsageError: there is none, or a file of it is a link out of the folder.
     """
-    root = folder = sources.fetch(source)
+    root = folder = sources.fetch(source, token)
+    try:
+        folder.exists()
+    except OSError as error:
+        raise UsageError(f"{shown(str(source))}: not a checkpoint or run folder ({error.strerror})") from None
     if (folder / "best").is_dir():
         folder = folder / "best"
     elif (folder / "config.yaml").is_file():
@@ -97,15 +137,14 @@ def describe(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.json"
     try:
-        description = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(f"{path}: not JSON ({error})") from None
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # ValueError: an integer of thousands of digits, too
+        raise UsageError(f"{path}: not JSON ({one_line(error)})") from None
     if not isinstance(description, dict) or description.get("architecture") != "VisionTransformer":
         raise UsageError(f"{path}: not a checkpoint of this project (architecture is not VisionTransformer)")
-    if description.get("format") != FORMAT:
-        raise UsageError(
-            f"{path}: expected format {FORMAT}, got {description.get('format')!r}; update the code to read it"
-        )
+    found = description.get("format")
+    if type(found) is not int or found != FORMAT:
+        raise UsageError(f"{path}: expected format {FORMAT}, got {shown(found)}; update the code to read it")
     for key, kind in (
         ("model", dict),
         ("labels", list),
@@ -115,33 +154,44 @@ def describe(folder: Path) -> dict[str, Any]:
         ("results", dict),
     ):
         if not isinstance(description.get(key), kind):
-            raise UsageError(f"{path}: {key}: expected a {kind.__name__}, got {description.get(key)!r}")
-    for key, item in (("labels", str), ("mean", float), ("std", float)):
-        if not all(isinstance(value, item) for value in description[key]):
-            raise UsageError(f"{path}: {key}: expected a list of {item.__name__}, got {description[key]!r}")
-    for key, least in (("mean", -math.inf), ("std", 0)):
+            raise UsageError(f"{path}: {key}: expected a {kind.__name__}, got {shown(description.get(key))}")
+    labels = description["labels"]
+    if not all(isinstance(name, str) and name and name.isprintable() for name in labels):
+        raise UsageError(f"{path}: labels: expected a list of printable names, got {shown(labels)}")
+    if len(set(labels)) < len(labels):
+        raise UsageError(f"{path}: labels: expected a list of different names, got {shown(labels)}")
+    for key, least in (("mean", -1e4), ("std", 1e-4)):
         values = description[key]
-        if len(values) != 3 or not all(math.isfinite(value) and value > least for value in values):
-            raise UsageError(f"{path}: {key}: expected three numbers{' above 0' * (key == 'std')}, got {values!r}")
+        # 1 is 1.0, but true is not; NaN is not between any two numbers.
+        if len(values) != 3 or not all(type(value) in (int, float) and least <= value <= 1e4 for value in values):
+            raise UsageError(f"{path}: {key}: expected three numbers from {least:g} to 10000, got {shown(values)}")
+        description[key] = [float(value) for value in values]
+    try:
+        json.dumps(description, allow_nan=False)
+    except ValueError:
+        raise UsageError(f"{path}: expected finite numbers, but one is NaN or infinite") from None
     return description
 
 
-def load(source: str | Path, device: str | torch.device = "cpu") -> VisionTransformer:
+def load(source: str | Path, device: str | torch.device = "cpu", token: str | None = None) -> VisionTransformer:
     """Load a trained model for inference.
 
     Args:
-        source: a run folder (its best weights), a checkpoint folder, `hf-hub:owner/name` or
+        source: a run folder (its best weights), a checkpoint folder, `hf-hub:owner/name`, perhaps with `@revision`, or
             `wandb:entity/project/name:alias`.
+        device: auto, cpu, cuda, cuda:1, mps; auto is the accelerator if there is one.
+        token: for a private repository of the Hugging Face hub; null is that of `hf auth login`.
 
     Returns:
         The model in eval mode on `device`, ready to `predict`, with `labels`, the class names in the order of the
-        logits, and `preprocess`, which turns a picture (PIL image, uint8 array H x W x 3, or uint8 tensor
-        (..., 3, H, W)) into what the model takes.
+        logits, and `preprocess`, which turns a picture (PIL image, uint8 array (H, W, 3) or uint8 tensor (3, H, W)), or
+        a batch of them, into what the model takes.
 
     Raises:
-        UsageError: no checkpoint there, or a file is damaged, foreign, or does not fit the other.
+        UsageError: no such device, no checkpoint there, or a file is damaged, foreign, or does not fit the other.
     """
-    folder = find(source)
+    device = pick_device(str(device))
+    folder = find(source, token)
     description = describe(folder)
     unknown = set(description["model"]) - {field.name for field in fields(ViTConfig)}
     if unknown:
@@ -162,7 +212,7 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> VisionTransf
     # Assigned: filling an empty model would import what torch.compile needs. Copied: what safetensors gives may be the
     # mapped file, which another process could replace.
     model.load_state_dict({name: tensor.to(device, copy=True) for name, tensor in tensors.items()}, assign=True)
-    model.description = description
+    model.description, model.digest = description, digest(model.state_dict())
     model.labels = tuple(description["labels"])
     model.preprocess = data.Preprocess(config.image_size, tuple(description["mean"]), tuple(description["std"]))
     model.precision, model.eval_batch_size = evaluated.precision, evaluated.eval_batch_size

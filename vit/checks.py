@@ -1,7 +1,10 @@
 """Refusing what cannot work, in one line that names it."""
 
+import os
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+MAX_BATCH = 100_000  # images: more than CIFAR-10 has
 
 
 class UsageError(Exception):
@@ -19,7 +22,28 @@ class Diverged(UsageError):
 def check(condition: bool, key: str, expected: str, got: object) -> None:
     """Raise `UsageError` naming the setting unless `condition` holds."""
     if not condition:
-        raise UsageError(f"{key}: expected {expected}, got {got!r}")
+        raise UsageError(f"{key}: expected {expected}, got {shown(got)}")
+
+
+def shown(value: object) -> str:
+    """How a message quotes a value: long ones shortened."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, for a message of one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def printable(name: str) -> str:
+    """A file's name for a terminal, which a name could give orders to: what is not printable is escaped."""
+    name = os.fsencode(name).decode(errors="surrogateescape")  # in some locales Python takes names for ASCII
+    return "".join(each if each.isprintable() else repr(each.encode(errors="surrogateescape"))[2:-1] for each in name)
+
+
+def check_batch_size(key: str, size: int | None) -> None:
+    check(size is None or 0 < size <= MAX_BATCH, key, f"a number from 1 to {MAX_BATCH} or null", size)
 
 
 def check_seeds(key: str, seeds: list[int]) -> None:

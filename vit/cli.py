@@ -13,7 +13,14 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from vit.checks import UsageError, describe
+from vit.checks import UsageError, describe, shown
+from vit.files import FULL
+
+# What the user can put right where a file cannot be read or written.
+NO_ACCESS = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
+)
 
 Settings = TypeVar("Settings")
 
@@ -34,7 +41,7 @@ def door(main: Callable[[Settings], dict[str, Any] | None], settings: type[Setti
     """
     try:
         if result := main(parse(settings, sys.argv[1:])):
-            print(json.dumps(result))
+            print(as_json(result))
     except UsageError as error:
         fail(str(error), error.code)
     except Interrupted as stop:
@@ -45,11 +52,23 @@ def door(main: Callable[[Settings], dict[str, Any] | None], settings: type[Setti
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would fail again as it flushes
         raise SystemExit(128 + signal.SIGPIPE) from None
     except OSError as error:
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            fail(f"cannot write {error.filename or 'there'} ({error.strerror})", 2)
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in NO_ACCESS:
+            fail(f"no access to {error.filename or 'a file'} ({error.strerror})", 2)
+        if error.errno not in FULL:
             raise
         fail(f"the disk is full{f', writing {error.filename}' if error.filename else ''}; nothing saved was damaged", 1)
+
+
+def as_json(value: object) -> str:
+    """One line of JSON, which has no NaN and no infinity.
+
+    Raises:
+        UsageError: there is such a number, as of weights so large that the logits overflow.
+    """
+    try:
+        return json.dumps(value, allow_nan=False)
+    except ValueError:
+        raise UsageError(f"a result is NaN or infinite ({shown(value)})") from None
 
 
 def fail(message: str, code: int) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vit.checks import check, check_types
+from vit.checks import check, check_batch_size, check_types
 
 
 @dataclass
@@ -55,7 +55,7 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        check(self.batch_size is None or self.batch_size > 0, "batch_size", "a number above 0", self.batch_size)
+        check_batch_size("batch_size", self.batch_size)
 
 
 @dataclass
@@ -84,7 +84,7 @@ class PredictConfig:
     def __post_init__(self) -> None:
         check_types(self)
         check(self.topk > 0, "topk", "a number above 0", self.topk)
-        check(self.batch_size is None or self.batch_size > 0, "batch_size", "a number above 0", self.batch_size)
+        check_batch_size("batch_size", self.batch_size)
 
 
 @dataclass

@@ -8,12 +8,11 @@ import json
 import os
 from typing import Any
 
-from vit.checks import UsageError
+from vit.checks import UsageError, one_line
 from vit.cli import say
 from vit.commands import CompareConfig
 from vit.config import flatten
 from vit.study import Study, load_study
-from vit.tracking import one_line
 
 try:
     import wandb_workspaces.reports.v2 as reports

@@ -151,22 +151,18 @@ class Preprocess:
         """Uint8 (B, 3, size, size), before normalising: the whole picture, whatever its shape, stretched to the square.
 
         Args:
-            image: a PIL image, a uint8 array (H, W, 3) or (H, W), or a uint8 tensor (3, H, W) or (B, 3, H, W).
+            image: a PIL image, a uint8 array (H, W), (H, W, 2), (H, W, 3) or (H, W, 4) of grey or RGB without or with
+                transparency, a uint8 tensor (3, H, W), or a uint8 array or tensor (B, 3, H, W).
 
         Raises:
             ValueError: an array or tensor of another type or shape.
             PictureError: a PIL image that is damaged or too large.
         """
         if not isinstance(image, Tensor):
-            if not isinstance(image, numpy.ndarray):
-                from vit.pictures import open_picture  # Pillow, which training does not need
-
-                image = open_picture(image)
-            pixels = torch.from_numpy(numpy.array(image))
-            pixels = pixels[..., None].expand(-1, -1, 3) if pixels.ndim == 2 else pixels
-            image = pixels.permute(2, 0, 1) if pixels.ndim == 3 else pixels
+            image = from_pillow_or_numpy(image)
         if image.dtype != torch.uint8 or image.ndim not in (3, 4) or image.shape[-3] != 3:
-            raise ValueError(f"expected uint8 (3, H, W) or (B, 3, H, W), got {image.dtype} {tuple(image.shape)}")
+            expected = "expected a uint8 tensor (3, H, W) or (B, 3, H, W)"
+            raise ValueError(f"{expected}, got {image.dtype} {tuple(image.shape)}")
         image = image if image.ndim == 4 else image[None]
         if image.shape[-2:] != (self.size, self.size):
             if 0 in image.shape:
@@ -177,3 +173,27 @@ class Preprocess:
             )
             image = resized.to(image.device)
         return image
+
+
+def from_pillow_or_numpy(image: "PIL.Image.Image | numpy.ndarray") -> Tensor:
+    """Uint8 (3, H, W), or (B, 3, H, W) of an array that is one; arguments and errors as for `Preprocess.pixels`."""
+    from vit.pictures import open_picture  # Pillow, which training does not need
+
+    if isinstance(image, numpy.ndarray):
+        batch = image.ndim == 4 and image.shape[1] == 3
+        picture = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (2, 3, 4))
+        if image.dtype != numpy.uint8 or not (batch or picture):
+            expected = "expected a uint8 array (H, W), (H, W, 2), (H, W, 3), (H, W, 4) or (B, 3, H, W)"
+            raise ValueError(f"{expected}, got {image.dtype} {image.shape}")
+        if batch:
+            return torch.from_numpy(image.copy())
+        if image.ndim == 2:
+            image = numpy.broadcast_to(image[..., None], (*image.shape, 3))
+        if image.shape[2] == 3:
+            return torch.from_numpy(image.copy()).permute(2, 0, 1)
+        if 0 in image.shape:
+            raise ValueError(f"expected images with pixels, got {image.shape}")
+        import PIL.Image
+
+        image = PIL.Image.fromarray(numpy.ascontiguousarray(image))  # LA or RGBA
+    return torch.from_numpy(numpy.array(open_picture(image))).permute(2, 0, 1)

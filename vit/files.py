@@ -1,9 +1,12 @@
 """Files that are whole at every moment."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+FULL = (errno.ENOSPC, errno.EDQUOT)  # of a disk, which is not what was asked for that is wrong
 
 
 @contextmanager

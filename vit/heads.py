@@ -59,8 +59,8 @@ def attention(model: VisionTransformer, pixels: Tensor) -> list[Tensor]:
     return [block.cpu() for block in maps]
 
 
-def draw(model: VisionTransformer, pixels: Tensor, picture: Image.Image, title: str, folder: Path, stem: str) -> Path:
-    """Write the `sheet` of one picture into the folder, as STEM.png or, where that exists, STEM-2.png and so on.
+def draw(model: VisionTransformer, pixels: Tensor, picture: Image.Image, title: str, path: Path) -> Path:
+    """Write the `sheet` of one picture as PNG; returns the path.
 
     Args:
         model: in eval mode, as `vit.load` gives it.
@@ -68,11 +68,6 @@ def draw(model: VisionTransformer, pixels: Tensor, picture: Image.Image, title: 
         picture: RGB, to draw on.
     """
     page = sheet(picture, attention(model, pixels), model.config.patches, title)
-    stem = stem[:50]  # file systems limit the length of a name
-    path, number = folder / f"{stem}.png", 1
-    while path.exists():
-        number += 1
-        path = folder / f"{stem}-{number}.png"
     with atomic(path) as part:
         page.save(part, format="PNG")
     return path

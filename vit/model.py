@@ -130,6 +130,7 @@ class VisionTransformer(nn.Module, Pretrained):
     precision: str = "auto"
     eval_batch_size: int | None = None
     description: dict[str, Any] | None = None
+    digest: str | None = None  # of the weights that all this is known of
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
@@ -193,8 +194,9 @@ class VisionTransformer(nn.Module, Pretrained):
         """Classify pictures as they come.
 
         Args:
-            images: one picture or a list of them: a path, a file object, a PIL image, a uint8 array (H, W, 3) or
-                (H, W), or a uint8 tensor (3, H, W).
+            images: one picture or a list of them: a path, a file object, a PIL image, a uint8 array (H, W) of grey,
+                (H, W, 3) of RGB, or (H, W, 2 or 4) of those with transparency, or a uint8 tensor (3, H, W). A uint8
+                array or tensor (B, 3, H, W) is a list of B.
             topk: how many classes to give.
             batch_size: pictures per forward pass; null is what suits the device. Only so many are held at once.
 
@@ -205,6 +207,7 @@ class VisionTransformer(nn.Module, Pretrained):
         Raises:
             PictureError: a file is not a picture, damaged or too large.
             ValueError: an array or tensor of another type or shape, or the model is not one that `vit.load` gave.
+            TypeError: something else than those.
         """
         from vit.predict import predict
 

@@ -1,6 +1,7 @@
 """Pictures as they come, to plain RGB: from a file that may be anything, or from what Pillow has already opened."""
 
 import glob
+import math
 import os
 import stat
 import warnings
@@ -11,7 +12,7 @@ from typing import BinaryIO
 import numpy
 from PIL import Image, ImageOps
 
-from vit.checks import UsageError
+from vit.checks import UsageError, one_line
 
 # Only these are tried, by content, whatever a file is called: none of them runs another program or holds a script.
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
@@ -19,7 +20,13 @@ FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 # Larger ones are refused before they are decoded: a few kilobytes can unpack to any size. Below Pillow's own limit.
 MAX_PIXELS = 80_000_000
+ORIENTATION = 0x0112  # in EXIF data
 MAX_BYTES = 500_000_000
+# Pixels that are enough of any picture: those of a larger one are averaged, as it becomes RGB, by as many rows at a
+# time as have about so many. All in all a picture then takes the memory of its decoded pixels, at most 4 bytes each
+# (320 MB) or what its format's decoder takes beside them (1.2 GB for WebP), and little more.
+ENOUGH = 4_000_000
+SCALE = ((numpy.arange(65536) * 255 + 32767) // 65535).astype(numpy.uint8)  # 16 bits to 8
 
 
 class PictureError(UsageError):
@@ -27,7 +34,7 @@ class PictureError(UsageError):
 
 
 def open_picture(source: str | os.PathLike | BinaryIO | Image.Image) -> Image.Image:
-    """The picture as RGB, upright, the first frame if it moves.
+    """The picture as RGB, upright, the first frame if it moves; one of many million pixels at a fraction of its size.
 
     Args:
         source: a path, a binary file object, or a PIL image.
@@ -90,19 +97,35 @@ def decode(image: Image.Image, name: str) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF data say, 16 bits scaled to 8, what is transparent laid on white; colour profiles are ignored.
+    """Turned as its EXIF data say, and made smaller by a whole number if it has 4 times `ENOUGH` pixels or more.
 
     Raises:
         ValueError: pixels of no known scale (floating point, or integers beyond 16 bits).
     """
-    image = ImageOps.exif_transpose(image)
+    if factor := math.isqrt(image.width * image.height // ENOUGH):
+        image.draft(None, (image.width // factor, image.height // factor))  # JPEG can be decoded smaller
+    image.load()  # which turns TIFF
+    turn, orientation = Image.Exif(), image.getexif().get(ORIENTATION)
+    turn[ORIENTATION] = orientation if orientation in range(2, 9) else 1
+    factor = max(math.isqrt(image.width * image.height // ENOUGH), 1)
+    small = Image.new("RGB", (-(-image.width // factor), -(-image.height // factor)))
+    rows = max(ENOUGH // (image.width * factor), 1) * factor
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        small.paste(plain(strip).reduce(factor), (0, top // factor))
+    small.info["exif"] = turn.tobytes()
+    return ImageOps.exif_transpose(small)
+
+
+def plain(image: Image.Image) -> Image.Image:
+    """RGB of any mode: 16 bits scaled to 8, what is transparent laid on white; colour profiles are ignored."""
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known scale")
     if image.mode.startswith("I"):  # Pillow would clip them at 255
-        values = numpy.asarray(image).astype(numpy.int64)
+        values = numpy.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError("integer pixels beyond 16 bits have no known scale")
-        image = Image.fromarray(((values * 255 + 32767) // 65535).astype(numpy.uint8))
+        image = Image.fromarray(SCALE[values])
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -111,10 +134,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def too_large(name: str) -> PictureError:
     return PictureError(f"{name}: more than {MAX_PIXELS // 10**6} million pixels")
-
-
-def one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def find_pictures(argument: str) -> Iterator[str]:

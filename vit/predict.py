@@ -5,9 +5,12 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
 
+import numpy
 import torch
+from PIL import Image
 from torch import Tensor
 
+from vit.checks import UsageError
 from vit.data import Preprocess
 from vit.device import autocast, images_per_pass, precision_dtype
 from vit.pictures import open_picture
@@ -29,11 +32,13 @@ def predict(
     model: "VisionTransformer", images: Any, topk: int = 5, batch_size: int | None = None
 ) -> list[Prediction] | list[list[Prediction]]:
     """`VisionTransformer.predict`, which says what it takes and gives."""
-    for name, value in (("topk", topk), ("batch_size", batch_size)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name}: expected a number above 0, got {value}")
+    for name, value in (("topk", topk), ("batch_size", 1 if batch_size is None else batch_size)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name}: expected a whole number above 0, got {value!r}")
     if not model.labels:
         raise ValueError("the model has no class names: set its labels and preprocess, as vit.load does")
+    if isinstance(images, (Tensor, numpy.ndarray)) and images.ndim == 4:
+        images = list(cast(Preprocess, model.preprocess).pixels(images))
     if not isinstance(images, (list, tuple)):
         return predict(model, [images], topk, batch_size)[0]  # type: ignore[return-value]
     answers = []
@@ -47,22 +52,33 @@ def to_pixels(model: "VisionTransformer", image: Any) -> Tensor:
     """Uint8 (1, 3, size, size) on the CPU of one image in any form."""
     if isinstance(image, (str, os.PathLike)) or hasattr(image, "read"):
         image = open_picture(image)
+    if not isinstance(image, (Image.Image, numpy.ndarray, Tensor)):
+        kinds = "a path, a file object, a PIL image, a uint8 array or tensor, or a list of them"
+        raise TypeError(f"expected {kinds}, got {type(image).__name__}")
     pixels = cast(Preprocess, model.preprocess).pixels(image)
     if len(pixels) != 1:
-        raise ValueError(f"expected one image, or a list of them, got a batch {tuple(image.shape)}")
+        raise ValueError(f"expected one image in each place of the list, got a batch of {len(pixels)}")
     return pixels.cpu()
 
 
 @torch.inference_mode()
 def classify(model: "VisionTransformer", pixels: Tensor) -> Tensor:
-    """Probabilities float64 (B, classes) on the CPU of uint8 (B, 3, size, size), computed as eval.py does."""
+    """Probabilities float64 (B, classes) on the CPU of uint8 (B, 3, size, size), computed as eval.py does.
+
+    Raises:
+        UsageError: they are no numbers, as the weights are too large.
+    """
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    with autocast(model.precision, device):
-        logits = model(model.preprocess(pixels.to(device))).float()
-    model.train(was_training)
-    return logits.cpu().double().softmax(dim=1)
+    try:
+        with autocast(model.precision, device):
+            logits = model(model.preprocess(pixels.to(device))).float().cpu()
+    finally:
+        model.train(was_training)
+    if not logits.isfinite().all():
+        raise UsageError("the model's logits are NaN or infinite: its weights are too large")
+    return logits.double().softmax(dim=1)
 
 
 def ranked(odds: Tensor, labels: tuple[str, ...], topk: int) -> list[Prediction]:

@@ -1,7 +1,5 @@
 """What `publish.py` does: a finished run's best weights, measured once more, with a card that says what they are."""
 
-import json
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +8,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from vit import checkpoint, compute, data
-from vit.card import FRONT_MATTER, kind
+from vit.card import card, kind
 from vit.checks import UsageError, check
 from vit.cli import parse, say
 from vit.commands import PublishConfig
-from vit.config import Config, ViTConfig, flatten
+from vit.config import Config
 from vit.device import autocast, images_per_pass, pick_device
 from vit.evaluation import augmented_accuracy, evaluate
-from vit.files import atomic
 from vit.run_folder import read_summary
 from vit.study import material, overrides
 
@@ -83,14 +80,9 @@ def publish(config: PublishConfig) -> dict[str, Any]:
         "model/forward_flops": compute.forward_flops(model.config),
         **{key: summary[key] for key in COST if summary.get(key) is not None},
     }
-    target.mkdir(parents=True, exist_ok=True)
-    for name, content in (
-        ("config.json", (json.dumps(description, indent=2) + "\n").encode()),
-        ("model.safetensors", save(weights, {"format": "pt"})),
-        ("README.md", card(description, target).encode()),
-    ):
-        with atomic(target / name) as part:
-            part.write_bytes(content)
+    place = f"{target.absolute().parent.name}/{target.name}"
+    checkpoint.write_weights(target, weights)
+    checkpoint.write_words(target, description, card(description, target.name, place, sibling(target.name)))
     say(f"{target}: test accuracy {result.acc:.2%}, {augmented:.2%} with test-time augmentation")
     return {"checkpoint": str(target), **description["results"]}
 
@@ -109,92 +101,6 @@ def small_enough(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     raise UsageError(f"run: expected weights of at most {LIMIT:,} bytes, got {size:,} in half precision")
 
 
-def card(description: dict[str, Any], target: Path) -> str:
-    """The model card (Mitchell et al. 2019) of a published checkpoint, from the content of its config.json."""
-    model, training, results = (description[key] for key in ("model", "training", "results"))
-    name = target.name
-    place = f"{target.absolute().parent.name}/{name}"
-    default = flatten(Config())
-    # Precision auto is what it was there; which weights come out depends on it.
-    exact = training | {"train.precision": "bf16" if results["precision"] == "bfloat16" else "fp32"}
-    changed = {key: value for key, value in exact.items() if value != default[key] or key == "seed"}
-    command = shlex.join(["python", "train.py", *overrides(changed)])
-    rows = {
-        "test accuracy": f"{results['test/acc']:.2%}",
-        "test accuracy with test-time augmentation (ten views)": f"{results['test/acc_tta']:.2%}",
-    }
-    if "val/acc" in results:
-        rows["validation accuracy"] = f"{results['val/acc']:.2%}"
-    if "train/test_acc" in results:
-        rows[f"test accuracy as the training read it, in {results['precision']}"] = f"{results['train/test_acc']:.2%}"
-    rows |= {
-        "training cost": cost(results),
-        "trained on": f"{results['device']}, {results['precision']}, PyTorch {results['torch']}",
-        "code at commit": results.get("commit", "unknown"),
-        "parameters": f"{results['model/params']:,}",
-        "forward FLOPs an image (2 per multiply-accumulate)": f"{results['model/forward_flops']:,}",
-        "seed": str(training["seed"]),
-    }
-    if training.get("init"):
-        rows["started from"] = training["init"]
-    table = "".join(f"| {key} | {value} |\n" for key, value in rows.items())
-    return f"""{FRONT_MATTER}
-# {name}: a {kind(ViTConfig(**model))} Vision Transformer for CIFAR-10
-
-{model["depth"]} blocks, dim {model["dim"]}, heads {model["heads"]}, patch {model["patch_size"]}, \
-MLP ratio {model["mlp_ratio"]}. Every setting is in [config.json](config.json).{sibling(name)}
-
-| measured | value |
-|---|---|
-{table}
-Accuracies are of these weights as stored, in float32; another CPU may see a few images differently.
-
-## Load it
-
-```python
-import vit
-model = vit.load("{place}")
-logits = model(model.preprocess(image))
-```
-
-`python eval.py {place} --tta=true` measures it again.
-
-## Train it
-
-```bash
-{command}
-```
-
-{splits(training, results)} This is one seed; what other seeds give is in the reports of the project.
-
-## Limits
-
-It knows ten classes ({", ".join(data.LABELS)}) in pictures like those of CIFAR-10,
-{model["image_size"]} pixels square, and gives any other picture one of these names too. Nothing else was measured:
-no other pictures, no noise, no attacks. It is for study and for comparing one head with many, not for decisions.
-
-Licence: MIT, as the code. The pictures of CIFAR-10 are not part of it.
-"""
-
-
-def cost(results: dict[str, Any]) -> str:
-    """The whole training in PFLOP and in minutes of a core or a GPU."""
-    count, unit = compute.units_of(results["device"])
-    minutes = count * results["compute/train_seconds"] / 60
-    return f"{results['compute/train_flops'] / 1e15:.4g} PFLOP, {minutes:.1f} {unit}-minutes"
-
-
-def splits(training: dict[str, Any], results: dict[str, Any]) -> str:
-    """Which images chose the weights."""
-    when = "at the end of the training, and once more for this card" if "train/test_acc" in results else "for this card"
-    read = f"The test split chose nothing: it was read {when}."
-    if not training["data.val_images"]:
-        return f"Trained on all 50000 training images; the last weights are the published ones. {read}"
-    chosen = f"Validation ({training['data.val_images']} training images left out) chose the weights"
-    return f"{chosen}, those of epoch {results['best/epoch']:g} of {training['train.epochs']}. {read}"
-
-
-def sibling(name: str) -> str:
-    """A link from one_head to multi_head and back; other names have no such twin."""
-    twin = {"one_head": "multi_head", "multi_head": "one_head"}.get(name)
-    return f"\nIts sibling, equal but for the heads: [{twin}](../{twin}/README.md)." if twin else ""
+def sibling(name: str) -> str | None:
+    """multi_head of one_head and the other way round; other names have no such twin."""
+    return {"one_head": "multi_head", "multi_head": "one_head"}.get(name)

@@ -1,21 +1,24 @@
 """Where a checkpoint comes from: a folder here, the Hugging Face hub, or an artifact of Weights & Biases."""
 
-import errno
 import re
 from pathlib import Path
 
-from vit.checks import UsageError
+from vit.checks import UsageError, one_line
+from vit.files import FULL
 
 # All that is ever fetched of a checkpoint.
 FILES = ("config.json", "model.safetensors", "README.md")
 
 WANDB_TIMEOUT = 20  # seconds to wait for an answer
 
-FORMS = "a run or checkpoint folder, hf-hub:owner/name or wandb:entity/project/name:alias"
+FORMS = "a run or checkpoint folder, hf-hub:owner/name[@revision] or wandb:entity/project/name:alias"
 
 
-def fetch(source: str | Path) -> Path:
+def fetch(source: str | Path, token: str | None = None) -> Path:
     """The folder on this machine that a source names; one on a hub is downloaded into that hub's cache first.
+
+    Args:
+        token: for a private repository of the Hugging Face hub; null is that of `hf auth login`.
 
     Raises:
         UsageError: the source is a URL or misspelt, is not there, or cannot be reached.
@@ -23,7 +26,7 @@ def fetch(source: str | Path) -> Path:
     text = str(source)
     kind, _, name = text.partition(":")
     if kind == "hf-hub":
-        return from_hub(text, name)
+        return from_hub(text, name, token)
     if kind == "wandb":
         return from_wandb(text, name)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):
@@ -31,20 +34,34 @@ def fetch(source: str | Path) -> Path:
     return Path(source)
 
 
-def from_hub(source: str, name: str) -> Path:
-    """The newest snapshot of a model repository on the Hugging Face hub, or without network the cached one."""
+def from_hub(source: str, name: str, token: str | None) -> Path:
+    """A snapshot of a model repository on the Hugging Face hub, or without network the cached one.
+
+    Args:
+        name: `owner/name`, or as timm has it `owner/name@revision`, a branch, tag or commit.
+    """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
     from huggingface_hub.utils import validate_repo_id
 
+    name, at, revision = name.partition("@")
+    if at and (".." in revision or not re.fullmatch(r"[\w./-]+", revision, re.ASCII)):
+        name = ""
     try:
         validate_repo_id(name)
     except HFValidationError:
         name = ""
     if name.count("/") != 1:
-        raise UsageError(f"{source}: expected hf-hub:owner/name")
+        raise UsageError(f"{source}: expected hf-hub:owner/name or hf-hub:owner/name@revision")
     try:
-        return Path(snapshot_download(name, allow_patterns=list(FILES)))
+        return Path(snapshot_download(name, revision=revision or None, token=token, allow_patterns=list(FILES)))
+    except RevisionNotFoundError:
+        raise UsageError(f"{source}: this repository has no such branch, tag or commit") from None
     except RepositoryNotFoundError:
         raise UsageError(f"{source}: there is no such repository, or it is private and you are not logged in") from None
     except LocalEntryNotFoundError as error:
@@ -88,13 +105,9 @@ def from_wandb(source: str, name: str) -> Path:
 
 def refusal(source: str, error: Exception) -> Exception:
     """What to raise for an error of a download: itself where the disk is full, else one line."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in FULL:
         return error
     return UsageError(f"{source}: the transfer failed ({one_line(error)})")
-
-
-def one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def check_inside(path: Path, folder: Path) -> None:

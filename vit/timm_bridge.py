@@ -13,11 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vit import data
-from vit.checks import UsageError, check
+from vit.checks import UsageError, check, one_line
 from vit.cli import say
 from vit.config import ViTConfig
 from vit.model import VisionTransformer
-from vit.sources import one_line
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer as TimmViT
@@ -31,7 +30,9 @@ def need_timm() -> None:
 def to_timm(model: VisionTransformer) -> "TimmViT":
     """A copy of the model as timm's `VisionTransformer`, with equal logits, in eval mode on the same device.
 
-    `timm.data.resolve_model_data_config` of it gives the normalisation of a model from `vit.load`.
+    Of a model from `vit.load`, `timm.data.resolve_model_data_config` gives the preprocessing, which stretches a picture
+    to the square as ours does, and `timm.models.save_for_hf(theirs, folder, model_args=theirs.model_args)` writes what
+    `timm.create_model("local-dir:...", pretrained=True)`, or `init: timm:folder`, makes the same model of.
 
     Raises:
         UsageError: timm's model has no such attention.
@@ -45,24 +46,25 @@ def to_timm(model: VisionTransformer) -> "TimmViT":
     inner = heads * (config.head_dim or config.dim // heads)
     check(inner == config.dim, "model.head_dim", "null, as in timm's model", config.head_dim)
     check(not config.qk_norm, "model.qk_norm", "false: timm's is another one", config.qk_norm)
-    timm_model = TimmViT(
-        img_size=config.image_size,
-        patch_size=config.patch_size,
-        in_chans=config.channels,
-        num_classes=config.classes,
-        embed_dim=config.dim,
-        depth=config.depth,
-        num_heads=heads,
-        mlp_ratio=config.mlp_ratio,
-        class_token=config.pool == "cls",
-        global_pool="token" if config.pool == "cls" else "avg",
-        fc_norm=False,
-        drop_path_rate=config.drop_path,
-        weight_init="skip",
-    )
+    arguments: Any = {
+        "img_size": config.image_size,
+        "patch_size": config.patch_size,
+        "in_chans": config.channels,
+        "num_classes": config.classes,
+        "embed_dim": config.dim,
+        "depth": config.depth,
+        "num_heads": heads,
+        "mlp_ratio": config.mlp_ratio,
+        "class_token": config.pool == "cls",
+        "global_pool": "token" if config.pool == "cls" else "avg",
+        "fc_norm": False,
+        "drop_path_rate": config.drop_path,
+    }
+    timm_model: Any = TimmViT(**arguments, weight_init="skip")
     timm_model.load_state_dict(model.state_dict())
     if model.description:
-        pixels: Any = {
+        timm_model.pretrained_cfg = {
+            "architecture": "vit_tiny_patch16_224",  # any of timm's names for this class: the arguments make it ours
             "input_size": (config.channels, config.image_size, config.image_size),
             "num_classes": config.classes,
             "label_names": list(model.labels),
@@ -70,8 +72,12 @@ def to_timm(model: VisionTransformer) -> "TimmViT":
             "std": tuple(model.description["std"]),
             "interpolation": "bicubic",
             "crop_pct": 1.0,
+            "crop_mode": "squash",
+            "first_conv": "patch_embed.proj",
+            "classifier": "head",
+            "fixed_input_size": True,
         }
-        timm_model.pretrained_cfg = pixels
+        timm_model.model_args = arguments
     return timm_model.to(model.pos_embed.device).eval()
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vit.checks import UsageError
+from vit.checks import UsageError, one_line
 from vit.cli import python_command, say
 from vit.config import Config, WandbConfig, flatten
 from vit.evaluation import Evaluation
@@ -295,7 +295,3 @@ def how_to_look(location: str | None) -> str:
 def wandb_command() -> str:
     """How the user calls W&B's command, which may not be on the path."""
     return "wandb" if shutil.which("wandb") else f"{python_command()} -m wandb"
-
-
-def one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

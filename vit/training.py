@@ -235,7 +235,12 @@ class Training:
         Without a validation split nothing is chosen: the latest weights are the best.
         """
         config = self.config
-        results: Row = {"compute/epoch": self.step / self.steps_per_epoch, "compute/train_flops": self.train_flops}
+        results: Row = {
+            "compute/epoch": self.step / self.steps_per_epoch,
+            "compute/train_flops": self.train_flops,
+            "compute/train_seconds": self.clock.seconds,
+            **{key: value for key, value in self.origin().items() if value is not None},
+        }
         if config.data.val_images:
             result = evaluate(self.evaluated, *self.splits.val, self.eval_batch_size, self.autocast)
             row = result.row("val")
@@ -260,6 +265,7 @@ class Training:
             images, labels = self.splits.test
             result = evaluate(best, images, labels, self.eval_batch_size, self.autocast, best.preprocess)
             row = result.row("test")
+            checkpoint.add_results(self.folder / "best", row)
             write_predictions(self.folder, result.probabilities.argmax(dim=1), labels)
             with self.autocast:
                 for batch in (1, 256):
@@ -278,14 +284,20 @@ class Training:
             "run": str(self.folder),
             "checkpoint": str(self.folder / "best"),
             "wandb": self.tracker.wandb.location,
-            "device": compute.device_name(self.device, self.team.size),
-            "precision": str(self.dtype).removeprefix("torch."),
-            "torch": torch.__version__,
-            "commit": self.commit,
+            **self.origin(),
         } | self.tracker.last_values()
         self.tracker.finish()
         write_summary(self.folder, summary)
         return summary
+
+    def origin(self) -> dict[str, str | None]:
+        """On what, and by which code, the weights come to be."""
+        return {
+            "device": compute.device_name(self.device, self.team.size),
+            "precision": str(self.dtype).removeprefix("torch."),
+            "torch": torch.__version__,
+            "commit": self.commit,
+        }
 
     @property
     def train_flops(self) -> int:

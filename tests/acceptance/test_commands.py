@@ -181,7 +181,7 @@ class TestClearErrors:
         if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
             pytest.skip("needs the right to mount a folder read-only")
         try:
-            refuse(run("train.py", *arguments, "--resume"), "cannot write")
+            refuse(run("train.py", *arguments, "--resume"), "no access to")
         finally:
             subprocess.run(["umount", "-l", str(folder)], check=True)
 
