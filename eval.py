@@ -14,7 +14,8 @@ def main(config: EvalConfig) -> dict[str, Any]:
     from vit.config import Config, DataConfig, WandbConfig, flatten
     from vit.device import autocast, images_per_pass, pick_device, precision_dtype
     from vit.evaluation import augmented_accuracy, evaluate
-    from vit.tracking import WandbRun, evaluation_media
+    from vit.media import evaluation_media
+    from vit.tracking import WandbRun
 
     device = pick_device(config.device)
     folder = checkpoint.find(config.checkpoint)
@@ -71,7 +72,7 @@ def main(config: EvalConfig) -> dict[str, Any]:
         job_type="eval",
         settings=training | {"checkpoint": str(folder), "split": config.split},
     )
-    run.log(row, lambda: evaluation_media(result, images, labels, model.labels, config.split))
+    run.log(row, lambda: evaluation_media(model, result, images, labels, config.split))
     run.finish()
     return {
         "checkpoint": str(folder),

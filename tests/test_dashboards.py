@@ -54,6 +54,7 @@ def test_it_shows_the_runs_of_the_study_by_what_they_log(
         assert {axis.removeprefix("summary:") for axis in axes} == {
             *("compute/train_flops", "compute/train_seconds", "model/params", "val/acc", "best/val_acc"),
             "test/predictions",
+            "test/attention",
         }
         assert {axis.removeprefix("summary:") for axis in axes} <= logged
         columns = [value for key, value in found if key == "accessor"]

@@ -147,6 +147,7 @@ class TestOnline:
         assert {key: last[key] for key in expected_last} == expected_last
         extra = last.keys() - expected_last.keys()
         assert last["test/predictions"]["count"] == 24
+        assert last["test/attention"]["count"] == 4
         assert "frog" in "".join(last["test/predictions"]["captions"])
         assert any("confusion_matrix" in key for key in extra)
         (model,) = [artifact for artifact in server.artifacts if artifact["artifactTypeName"] == "model"]

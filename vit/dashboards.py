@@ -27,7 +27,7 @@ COSTS = {
     "model/params": "parameters",
 }
 MOST_RUNS = 1000  # drawn; W&B leaves out what is beyond, without a word
-PICTURES = ("test/predictions",)  # attention maps belong here once a training logs them
+PICTURES = ("test/predictions", "test/attention")
 
 
 def write_dashboards(config: CompareConfig) -> dict[str, Any]:

@@ -13,12 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from vit.checks import UsageError, one_line
 from vit.cli import python_command, say
 from vit.config import Config, WandbConfig, flatten
-from vit.evaluation import Evaluation
 
 # Every row carries these (energy on a GPU only), so that each can be the x-axis of any chart; the first is the default.
 AXES = ("compute/train_flops", "compute/images_seen", "compute/train_seconds", "compute/epoch", "compute/energy_joules")
@@ -265,22 +262,6 @@ class Tracker:
     def finish(self, exit_code: int = 0) -> None:
         self.file.close()
         self.wandb.finish(exit_code)
-
-
-def evaluation_media(result: Evaluation, images: Tensor, labels: Tensor, names: tuple[str, ...], split: str) -> Row:
-    """For W&B: the confusion matrix, and the first 24 pictures with what the model says of them."""
-    import wandb
-
-    predicted = result.probabilities.argmax(dim=1)
-    labels = labels.cpu()
-    pictures = []
-    for image, label, guess, odds in zip(images[:24].cpu(), labels, predicted, result.probabilities, strict=False):
-        large = image.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)
-        verdict = "" if guess == label else f", truly {names[int(label)]}"
-        caption = f"{names[int(guess)]} {odds.max().item():.0%}{verdict}"
-        pictures.append(wandb.Image(large.permute(1, 2, 0).numpy(), caption=caption))
-    matrix = wandb.plot.confusion_matrix(y_true=labels.tolist(), preds=predicted.tolist(), class_names=list(names))
-    return {f"{split}/predictions": pictures, f"{split}/confusion_matrix": matrix}
 
 
 def how_to_look(location: str | None) -> str:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vit import checkpoint, compute, data
+from vit import checkpoint, compute
 from vit.augment import augment
 from vit.checks import Diverged, UsageError
 from vit.cli import Interrupted, python_command, say
@@ -24,13 +24,14 @@ from vit.cuda_graph import CudaGraph
 from vit.data import Splits
 from vit.device import autocast, images_per_pass, parts_of, precision_dtype
 from vit.evaluation import evaluate
+from vit.media import evaluation_media
 from vit.meters import Clock, Window
 from vit.model import VisionTransformer
 from vit.optim import make_optimizers, schedule, set_lr, update_ema
 from vit.parallel import Team
 from vit.progress import Progress
 from vit.run_folder import source_commit, write_predictions, write_summary
-from vit.tracking import Row, Tracker, evaluation_media
+from vit.tracking import Row, Tracker
 
 
 class Training:
@@ -270,7 +271,7 @@ class Training:
             with self.autocast:
                 for batch in (1, 256):
                     row[f"inference/batch_{batch}_seconds"] = compute.latency_seconds(best, batch, self.device)
-            media = partial(evaluation_media, result, images, labels, data.LABELS, "test")
+            media = partial(evaluation_media, best, result, images, labels, "test")
         if config.data.val_images:
             row["best/val_acc"] = self.best_val_acc
         row["compute/peak_memory_bytes"] = compute.peak_memory_bytes(self.device)
