@@ -299,7 +299,7 @@ class TestPixels:
         for form in (image, image[None], array, Image.fromarray(array), Image.fromarray(array).convert("RGBA")):
             assert torch.equal(preprocess(form), expected)
         assert preprocess(Image.new("L", (200, 100))).shape == (1, 3, 32, 32)
-        with pytest.raises(ValueError, match="expected uint8"):
+        with pytest.raises(ValueError, match="expected a uint8 tensor"):
             preprocess(image.float())
 
     def test_memory_is_mapped_not_copied(self, data_root: Path) -> None:
