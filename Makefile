@@ -10,8 +10,9 @@ BIN := $(VENV)/bin
 train: env
 	$(BIN)/python train.py --config configs/quickstart.yaml --resume
 
+# One process a core with one thread each, a file of tests in one process.
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
 
 lint: env
 	$(BIN)/ruff check .
