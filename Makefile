@@ -23,7 +23,7 @@ env: $(VENV)/.installed
 
 # The stamp is younger than pyproject.toml exactly if what it asks for is installed.
 $(VENV)/.installed: pyproject.toml
-	@echo "installing into $(VENV): a few minutes, about 6 GB"
+	@echo "installing into $(VENV): a few minutes, about 7 GB"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@

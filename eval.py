@@ -12,15 +12,16 @@ def main(config: EvalConfig) -> dict[str, Any]:
     from vit import checkpoint, compute, data
     from vit.checks import UsageError
     from vit.config import Config, DataConfig, WandbConfig, flatten
-    from vit.device import autocast, images_per_pass, pick_device, precision_dtype
+    from vit.device import autocast, pick_device
     from vit.evaluation import augmented_accuracy, evaluate
     from vit.media import evaluation_media
+    from vit.predict import default_batch_size
     from vit.tracking import WandbRun
 
     device = pick_device(config.device)
     folder = checkpoint.find(config.checkpoint)
     model = checkpoint.load(folder, device)
-    description = checkpoint.describe(folder)
+    description = checkpoint.described(model)
     training = flatten(Config()) | description["training"]
     if config.split == "val" and not training["data.val_images"]:
         raise UsageError(f"split: {folder} was trained on all images, so it has no validation split")
@@ -29,11 +30,8 @@ def main(config: EvalConfig) -> dict[str, Any]:
         _, val = data.split_indices(train_labels, DataConfig(val_images=training["data.val_images"]))
         images, labels = train_images[val], train_labels[val]
 
-    precision = autocast(training["train.precision"], device)
-    dtype = precision_dtype(training["train.precision"], device)
-    batch_size = (
-        config.batch_size or training["train.eval_batch_size"] or images_per_pass(device, dtype, model.config.tokens)
-    )
+    precision = autocast(model.precision, device)
+    batch_size = config.batch_size or default_batch_size(model)
     result = evaluate(model, images, labels, batch_size, precision, model.preprocess)
 
     tta = {}
@@ -50,9 +48,7 @@ def main(config: EvalConfig) -> dict[str, Any]:
         f"{config.split}/loss": result.loss,
         f"{config.split}/ece": result.ece,
         f"{config.split}/images_per_second": result.images_per_second,
-        "model/params": compute.count_params(model.config),
-        "model/forward_flops": compute.forward_flops(model.config),
-        "model/forward_macs": compute.forward_macs(model.config),
+        **compute.model_costs(model.config),
     }
     say(f"accuracy {result.acc:.2%}, top-5 {result.acc_top5:.2%}, loss {result.loss:.4f}, ECE {result.ece:.2%}")
     for accuracy in tta.values():

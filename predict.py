@@ -78,6 +78,7 @@ def main(config: PredictConfig) -> None:
                     answer["attention"] = str(draw(model, item.pixels, item.small, best, path))
                 write(answer)
             bar.update(len(batch))
+    sys.stdout.flush()
     if refused:
         fail(f"{refused} refused, the rest is done", 1)
 

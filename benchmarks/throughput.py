@@ -3,7 +3,7 @@
     python benchmarks/throughput.py --dim=128 --depth=4 --heads='[1, 4]'
 
 Three tasks: `train` is one optimizer step on tensors that lie ready (forward, loss, backward, AdamW), `infer` one
-forward pass, `pipeline` all from stored uint8 images to updated weights: ours as in `vit/training.py`, the peer's a
+forward pass, `pipeline` all from stored uint8 images to updated weights: ours as in `vit/stepper.py`, the peer's a
 DataLoader with torchvision's transforms on PIL images. Peers, at the same width, depth, heads and MLP ratio, are timm's
 VisionTransformer, vit-pytorch's SimpleViT (no biases in its attention) and Hugging Face's ViT (it adds a class token).
 """
@@ -105,7 +105,7 @@ class Bench:
         self.labels = torch.randint(0, 10, (B,), device=self.device)
 
     def parts(self, name: str) -> int:
-        """Ours works in parts that fit a CPU's cache, as `vit/training.py` does; a plain loop does not."""
+        """Ours works in parts that fit a CPU's cache, as `vit/stepper.py` does; a plain loop does not."""
         if not name.startswith("ours"):
             return 1
         return parts_of(self.settings.batch_size, self.device, self.dtype, self.config.tokens)

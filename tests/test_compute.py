@@ -82,6 +82,12 @@ def test_units_of_a_device_name(device: str, units: tuple[int, str]) -> None:
     assert compute.units_of(device) == units
 
 
+def test_no_accelerator_counts_as_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert compute.units_of(compute.device_name(torch.device("mps"))) == (1, "GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
+    assert compute.units_of(compute.device_name(torch.device("cuda"), processes=2)) == (2, "GPU")
+
+
 def test_units_of_this_machine() -> None:
     name = compute.device_name(torch.device("cpu"), processes=3)
     assert compute.units_of(name) == (3 * torch.get_num_threads(), "core")

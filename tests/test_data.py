@@ -23,6 +23,7 @@ from torchvision.datasets import CIFAR10
 from vit import data, download
 from vit.checks import UsageError
 from vit.config import DataConfig
+from vit.preprocess import Preprocess
 
 VAL_SHA256 = "dda1d5757dae9c4801eed04f1cc7f22c20679e4ecd3d53cca12fc004f8826259"
 
@@ -294,7 +295,7 @@ class TestPixels:
     def test_preprocess_takes_pictures_arrays_and_tensors(self, cifar: tuple) -> None:
         image = cifar[1][0][0]
         array = image.permute(1, 2, 0).numpy().copy()
-        preprocess = data.Preprocess(32)
+        preprocess = Preprocess(32)
         expected = data.normalise(image[None])
         for form in (image, image[None], array, Image.fromarray(array), Image.fromarray(array).convert("RGBA")):
             assert torch.equal(preprocess(form), expected)

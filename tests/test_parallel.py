@@ -21,7 +21,7 @@ from vit.data import Splits
 from vit.model import Block
 from vit.parallel import Team
 from vit.runs import train
-from vit.training import Training
+from vit.stepper import Stepper
 
 ROOT = Path(__file__).parents[1]
 
@@ -144,9 +144,7 @@ def test_seeds_side_by_side_and_a_team_are_refused_together(config: Config, tmp_
     assert not (tmp_path / "runs").exists()
 
 
-def test_every_process_drops_other_images(
-    small: Any, tmp_path: Path, cifar: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_process_drops_other_images(small: Any, cifar: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Drop path's masks of the first step: those of process 1 are not those of process 0, nor of process 2."""
     config = small(optim=OptimConfig())
     splits = Splits.load(config.data, torch.device("cpu"))
@@ -160,10 +158,7 @@ def test_every_process_drops_other_images(
             return branch
 
         monkeypatch.setattr(Block, "drop", drop)
-        folder = tmp_path / str(rank)
-        folder.mkdir()
-        training = Training(config, folder, torch.device("cpu"), splits, Team(rank, 4))
-        training.train_step()
+        Stepper(config, torch.device("cpu"), splits.train, Team(rank, 4)).train_step()
         masks.append(torch.cat(dropped))
     for one, other in itertools.combinations(masks, 2):
         assert not set(one.tolist()) & set(other.tolist())

@@ -19,6 +19,7 @@ from PIL import Image
 from vit import data
 from vit.checks import UsageError
 from vit.pictures import FORMATS, MAX_PIXELS, PictureError, find_pictures, open_picture
+from vit.preprocess import Preprocess
 
 RED, GREEN, BLUE, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128)
 ROOT = Path(__file__).parents[1]
@@ -138,7 +139,7 @@ class TestKinds:
         assert corners(open_picture(path)) == [RED] * 4
 
     def test_any_size_and_shape_gives_the_model_its_square(self) -> None:
-        preprocess = data.Preprocess(32)
+        preprocess = Preprocess(32)
         for size in ((1, 1), (1, 3000), (5000, 2), (33, 31), (640, 480)):
             pixels = preprocess.pixels(Image.new("RGB", size, (10, 20, 30)))
             assert pixels.shape == (1, 3, 32, 32)
@@ -148,7 +149,7 @@ class TestKinds:
         """Fine stripes become grey, where taking single pixels would make them black or white."""
         stripes = np.zeros((320, 320, 3), np.uint8)
         stripes[:, ::2] = 255
-        assert abs(data.Preprocess(32).pixels(stripes).float() - 127.5).max() < 8
+        assert abs(Preprocess(32).pixels(stripes).float() - 127.5).max() < 8
 
     @pytest.mark.parametrize("size", [(240, 160), (237, 151), (3, 5000)])
     def test_larger_pictures_are_averaged_by_rows_as_if_whole(
@@ -259,7 +260,7 @@ class TestRefused:
         path = save(flag(), "bmp")
         path.write_bytes(path.read_bytes()[:300])
         with pytest.raises(PictureError, match=r"picture\.bmp: damaged"):
-            data.Preprocess(32)(Image.open(path))
+            Preprocess(32)(Image.open(path))
 
 
 class TestFinding:

@@ -139,7 +139,7 @@ class TestPython:
             with pytest.raises(ValueError, match=message):
                 model.predict(wrong)
         for wrong in ((image for image in images), 3, None, {"a": 1}):
-            with pytest.raises(TypeError, match=r"expected a path, a file object, .* or a list of them, got "):
+            with pytest.raises(TypeError, match=r"expected a path, a file object, .* got "):
                 model.predict(wrong)
         for settings in ({"topk": 0}, {"batch_size": 0}, {"topk": "3"}, {"topk": 2.5}, {"batch_size": True}):
             with pytest.raises(ValueError, match="expected a whole number above 0, got"):
@@ -381,6 +381,25 @@ class TestCommand:
 
         assert run("--topk=0") == ["exit 2", "[]"]
         assert run("--format=json")[1:] == ["['torch']"]
+
+    @pytest.mark.parametrize(("stdout", "code", "words"), [("closed", 141, b""), ("/dev/full", 1, b"the disk is full")])
+    def test_what_cannot_be_written_at_the_very_end_is_told_too(
+        self, folder: Path, pictures: Path, stdout: str, code: int, words: bytes
+    ) -> None:
+        """A few lines stay in the buffer until the program ends."""
+        if stdout == "closed":
+            reader, writer = os.pipe()
+            os.close(reader)
+        else:
+            writer = os.open(stdout, os.O_WRONLY)
+        command = [sys.executable, str(ROOT / "predict.py"), str(folder), str(pictures / "000.png")]
+        try:
+            result = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, timeout=60)
+        finally:
+            os.close(writer)
+        assert result.returncode == code
+        assert words in result.stderr
+        assert len(result.stderr.splitlines()) == bool(words)
 
     def test_a_reader_that_leaves_is_no_error(self, folder: Path, pictures: Path) -> None:
         command = [sys.executable, str(ROOT / "predict.py"), str(folder), *[str(pictures)] * 5, "--format=json"]

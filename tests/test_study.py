@@ -15,7 +15,8 @@ import yaml
 
 from vit.checks import UsageError
 from vit.results import Results, unpack
-from vit.study import Run, load_study, material
+from vit.run_folder import material
+from vit.study import Run, load_study
 
 ROOT = Path(__file__).parents[1]
 

@@ -22,7 +22,7 @@ from vit.cli import parse
 from vit.config import AugmentConfig, Config, DataConfig, OptimConfig, TrainConfig, ViTConfig
 from vit.model import VisionTransformer
 from vit.runs import train
-from vit.study import material
+from vit.run_folder import material
 from vit.timm_bridge import initial_weights
 
 Cifar = tuple[data.Split, data.Split]

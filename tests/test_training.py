@@ -8,24 +8,30 @@ import os
 import re
 import signal
 import statistics
+import threading
+import time
 import types
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 import vit
-from vit import compute, data, training
+from vit import compute, data, run_folder, training
 from vit.checks import UsageError
 from vit.cli import Interrupted
 from vit.config import AugmentConfig, Config, DataConfig, OptimConfig, TrainConfig, ViTConfig
 from vit.data import Splits
 from vit.device import parts_of
 from vit.runs import train
-from vit.training import Training, seed_of
+from vit.stepper import Stepper, seed_of
+from vit.tracking import Tracker
+from vit.training import Training
 
 Make = Callable[..., Config]
 
@@ -56,14 +62,14 @@ def assert_same(first: Path, second: Path) -> None:
 
 def do_at_step(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], None]) -> None:
     """Have `action` happen in the middle of the given step, counted from 1."""
-    original = Training.train_step
+    original = Stepper.train_step
 
-    def train_step(self: Training) -> None:
+    def train_step(self: Stepper) -> None:
         if self.step == step - 1:
             action()
         original(self)
 
-    monkeypatch.setattr(Training, "train_step", train_step)
+    monkeypatch.setattr(Stepper, "train_step", train_step)
 
 
 @pytest.fixture
@@ -190,6 +196,49 @@ class TestResume:
     def test_other_settings_are_refused(self, small: Make, uninterrupted: Path) -> None:
         with pytest.raises(UsageError, match=r"optim.lr: .* was started with 0.02, not 0.5; --config"):
             train(small(name="uninterrupted", resume=True, optim=OptimConfig(ema=0.9, lr=0.5)))
+
+    def test_of_two_that_start_with_one_name_the_second_is_refused(
+        self, small: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Also while the first has its folder and has not written its settings yet."""
+        made, go_on = threading.Event(), threading.Event()
+        dump = yaml.safe_dump
+
+        def slow_dump(*arguments: Any, **options: Any) -> str:
+            made.set()
+            go_on.wait(10)
+            return dump(*arguments, **options)
+
+        def start() -> str:
+            with run_folder.open_run(small()) as folder:
+                return (folder / "config.yaml").read_text()
+
+        monkeypatch.setattr(run_folder.yaml, "safe_dump", slow_dump)
+        with ThreadPoolExecutor(2) as pool:
+            first = pool.submit(start)
+            made.wait(10)
+            second = pool.submit(start)
+            time.sleep(0.2)
+            go_on.set()
+            assert "name: run" in first.result()
+            with pytest.raises(UsageError, match="exists already"):
+                second.result()
+        assert (Path(small().runs_dir) / "run" / "config.yaml").exists()
+
+    def test_it_is_told_what_a_run_was_trained_on_before(self, small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+        for commit, step in (("aaa", 4), ("bbb", 8), ("bbb", 10)):
+            with monkeypatch.context() as patch:
+                patch.setattr(training, "source_commit", lambda commit=commit: commit)
+                do_at_step(patch, step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+                with pytest.raises(Interrupted):
+                    train(small(resume=True))
+        monkeypatch.setattr(training, "source_commit", lambda: "bbb")
+        monkeypatch.setattr(training.compute, "device_name", lambda *_: "another CPU, threads: 1")
+        summary = train(small(resume=True))
+        assert summary["commit"] == "aaa, then bbb"
+        assert summary["device"].endswith(", then another CPU, threads: 1")
+        assert compute.units_of(summary["device"]) == (1, "core")
+        assert summary["torch"] == torch.__version__
 
     def test_one_process_at_a_time(self, small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         def second_process() -> None:
@@ -411,17 +460,34 @@ class TestLoop:
 
     def test_side_by_side_each_run_has_a_clock_of_its_own(self, small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         now = 0.0
-        step = Training.train_step
+        step = Stepper.train_step
 
-        def timed_step(self: Training) -> None:
+        def timed_step(self: Stepper) -> None:
             nonlocal now
             step(self)
             now += 100 if self.config.seed else 1  # seconds
 
-        monkeypatch.setattr(Training, "train_step", timed_step)
+        monkeypatch.setattr(Stepper, "train_step", timed_step)
         monkeypatch.setattr("vit.meters.time", types.SimpleNamespace(perf_counter=lambda: now))
         runs = train(small(seeds=[0, 1]))["runs"]
         assert [summary["compute/train_seconds"] for summary in runs] == [12, 1200]  # 12 steps each
+
+    def test_logging_is_not_on_the_clock(self, small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+        now = 0.0
+        step, log = Stepper.train_step, Tracker.log
+
+        def timed(seconds: float, method: Callable[..., None]) -> Callable[..., None]:
+            def call(*arguments: Any) -> None:
+                nonlocal now
+                method(*arguments)
+                now += seconds
+
+            return call
+
+        monkeypatch.setattr(Stepper, "train_step", timed(1, step))
+        monkeypatch.setattr(Tracker, "log", timed(100, log))
+        monkeypatch.setattr("vit.meters.time", types.SimpleNamespace(perf_counter=lambda: now))
+        assert train(small())["compute/train_seconds"] == 12
 
     def test_several_seeds_are_saved_and_resumed_together(self, small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         whole = train(small(name="whole", seeds=[0, 1]))
@@ -429,11 +495,11 @@ class TestLoop:
             do_at_step(patch, 8, lambda: os.kill(os.getpid(), signal.SIGTERM) if not signalled.exists() else None)
             signalled = Path(small().runs_dir) / "signalled"
             patch.setattr("vit.cli.say", lambda line: signalled.touch() if "SIGTERM" in line else None)
-            with pytest.raises(Interrupted):
+            with pytest.raises(Interrupted, match="go on with the same command, --name=run and --resume"):
                 train(small(seeds=[0, 1]))
         states = [Path(small().runs_dir) / f"run-seed{seed}" / "state.pt" for seed in (0, 1)]
         # The first was in its 8th step when the signal came, the second between its 7th and 8th.
-        assert [torch.load(state, weights_only=True)["step"] for state in states] == [8, 7]
+        assert [torch.load(state, weights_only=True)["stepper"]["step"] for state in states] == [8, 7]
         resumed = train(small(seeds=[0, 1], resume=True))
         for one, other in zip(whole["runs"], resumed["runs"], strict=True):
             assert_same(Path(one["run"]), Path(other["run"]))
@@ -454,7 +520,7 @@ class TestLoop:
         runs = {}
         for decay in (0.0, 0.9):
             folder = Path(train(small(name=f"ema{decay}", optim=OptimConfig(ema=decay)))["run"])
-            runs[decay] = torch.load(folder / "state.pt", weights_only=True), outcome(folder)[0]
+            runs[decay] = torch.load(folder / "state.pt", weights_only=True)["stepper"], outcome(folder)[0]
         (plain_state, plain), (state, averaged) = runs[0.0], runs[0.9]
         assert torch.equal(state["model"]["head.weight"], plain_state["model"]["head.weight"])
         assert torch.equal(plain["head.weight"], plain_state["model"]["head.weight"])

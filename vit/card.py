@@ -4,6 +4,7 @@ import shlex
 from typing import Any
 
 from vit import compute
+from vit.cli import overrides
 from vit.config import Config, ViTConfig, flatten
 
 # What model hubs read of a card.
@@ -150,8 +151,6 @@ def command_text(training: dict[str, Any], results: dict[str, Any]) -> str:
     """How to train a published checkpoint again; beside a run's lies its config.yaml."""
     if not is_published(results):
         return ""
-    from vit.study import overrides  # not needed to load a model
-
     default = flatten(Config())
     # Precision auto is what it was there; which weights come out depends on it.
     exact = training | {"train.precision": "bf16" if results.get("precision") == "bfloat16" else "fp32"}

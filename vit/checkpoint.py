@@ -19,6 +19,7 @@ from vit.config import Config, TrainConfig, ViTConfig, flatten
 from vit.device import pick_device
 from vit.files import FULL, atomic
 from vit.model import VisionTransformer
+from vit.preprocess import Preprocess
 
 FORMAT = 1
 HERE = "path/to/this/folder"
@@ -63,9 +64,7 @@ def save(folder: Path, model: VisionTransformer, source: str) -> None:
     Raises:
         UsageError: nothing is known of the model, or `folder` cannot be written.
     """
-    if not model.description:
-        raise UsageError("save_pretrained: expected a model from vit.load, or one whose `description` is set")
-    description = model.description
+    description = described(model)
     if model.digest is not None and digest(model.state_dict()) != model.digest:
         description = description | {"results": {"weights": CHANGED}}
     text = card(description, source.split(":")[-1].split("/")[-1], source)
@@ -77,6 +76,22 @@ def save(folder: Path, model: VisionTransformer, source: str) -> None:
             raise
         reason = getattr(error, "strerror", None) or one_line(error)
         raise UsageError(f"{shown(str(folder))}: expected a folder to write to ({reason})") from None
+
+
+def described(model: VisionTransformer) -> dict[str, Any]:
+    """What config.json says of a model from `load`.
+
+    Raises:
+        UsageError: it comes from elsewhere.
+    """
+    if not model.description:
+        raise UsageError("expected a model from vit.load, or one whose `description` is set")
+    return model.description
+
+
+def name_of(model: VisionTransformer) -> str:
+    """That of the run it comes from."""
+    return str(described(model)["training"].get("name") or "model")
 
 
 def write_weights(folder: Path, weights: dict[str, Tensor]) -> None:
@@ -214,7 +229,7 @@ def load(source: str | Path, device: str | torch.device = "cpu", token: str | No
     model.load_state_dict({name: tensor.to(device, copy=True) for name, tensor in tensors.items()}, assign=True)
     model.description, model.digest = description, digest(model.state_dict())
     model.labels = tuple(description["labels"])
-    model.preprocess = data.Preprocess(config.image_size, tuple(description["mean"]), tuple(description["std"]))
+    model.preprocess = Preprocess(config.image_size, tuple(description["mean"]), tuple(description["std"]))
     model.precision, model.eval_batch_size = evaluated.precision, evaluated.eval_batch_size
     return model.eval()
 

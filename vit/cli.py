@@ -36,12 +36,13 @@ class Interrupted(Exception):
 def door(main: Callable[[Settings], dict[str, Any] | None], settings: type[Settings]) -> None:
     """Run `main` on the settings of this command line, print what it returns, if anything, as one JSON line, and exit.
 
-    Exit codes: 0 done, 2 the user can put it right, 3 the training diverged, 1 the disk is full, 128 + signal
-    interrupted and saved (or, 141, the reader of stdout left).
+    Exit codes: 0 done, 1 the disk is full or some pictures were refused, 2 the user can put it right, 3 the training
+    diverged, 128 + signal interrupted and saved (or, 141, the reader of stdout left).
     """
     try:
         if result := main(parse(settings, sys.argv[1:])):
             print(as_json(result))
+        sys.stdout.flush()  # here, where what goes wrong is told in a line
     except UsageError as error:
         fail(str(error), error.code)
     except Interrupted as stop:
@@ -49,14 +50,21 @@ def door(main: Callable[[Settings], dict[str, Any] | None], settings: type[Setti
     except KeyboardInterrupt:
         fail("interrupted", 130)
     except BrokenPipeError:  # whoever read stdout, such as head, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would fail again as it flushes
+        drop_output()
         raise SystemExit(128 + signal.SIGPIPE) from None
     except OSError as error:
         if error.errno in NO_ACCESS:
             fail(f"no access to {error.filename or 'a file'} ({error.strerror})", 2)
         if error.errno not in FULL:
             raise
+        if error.filename is None:  # it is stdout's
+            drop_output()
         fail(f"the disk is full{f', writing {error.filename}' if error.filename else ''}; nothing saved was damaged", 1)
+
+
+def drop_output() -> None:
+    """Where stdout cannot be written to: or Python would fail again as it ends, and flush what is left."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def as_json(value: object) -> str:
@@ -119,6 +127,11 @@ def parse(settings: type[Settings], arguments: list[str]) -> Settings:
     except (TypeError, ValueError, OverflowError) as error:  # a group that is no mapping, a file that is no text
         raise UsageError(f"--config: the settings cannot be read ({error})") from None
     return settings(**{field.name: values[field.name] for field in fields(settings)})  # type: ignore[arg-type]
+
+
+def overrides(settings: dict[str, Any]) -> list[str]:
+    """Flat settings as a command line of `parse`."""
+    return [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in settings.items()]
 
 
 def underscored(option: re.Match[str]) -> str:

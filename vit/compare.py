@@ -10,13 +10,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from vit.checks import Diverged, UsageError
-from vit.cli import Interrupted, say, stop_signals
+from vit.cli import Interrupted, overrides, say, stop_signals
 from vit.commands import CompareConfig
 from vit.config import Config, flatten
 from vit.report import write_report
 from vit.results import Results
 from vit.run_folder import TITLES, accuracy_of
-from vit.study import Run, load_study, overrides
+from vit.study import Run, load_study
 from vit.workers import Job, Outcome, Workers, open_workers
 
 

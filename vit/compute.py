@@ -56,13 +56,22 @@ def train_flops(config: ViTConfig) -> int:
     return 3 * forward_flops(config) - 2 * patch_macs(config)
 
 
+def model_costs(config: ViTConfig) -> dict[str, int]:
+    """Parameters and forward FLOPs of one image, under the names that they are logged by."""
+    return {
+        "model/params": count_params(config),
+        "model/forward_flops": forward_flops(config),
+        "model/forward_macs": forward_macs(config),
+    }
+
+
 def patch_macs(config: ViTConfig) -> int:
     return config.patches * config.patch_size**2 * config.channels * config.dim
 
 
 def inner_widths(config: ViTConfig) -> list[int]:
     """H * K of each block."""
-    return [heads * (config.head_dim or config.dim // heads) for heads in config.block_heads]
+    return [heads * width for heads, width in zip(config.block_heads, config.block_head_dims, strict=True)]
 
 
 def attention_backend(config: ViTConfig, batch: int, device: torch.device, dtype: torch.dtype) -> str:
@@ -77,8 +86,8 @@ def attention_backend(config: ViTConfig, batch: int, device: torch.device, dtype
     if plain_products(device, dtype, config.tokens):
         return "products"
     names = []
-    for heads, inner in zip(config.block_heads, inner_widths(config), strict=True):
-        shape = (batch, heads, config.tokens, inner // heads)
+    for heads, head_dim in zip(config.block_heads, config.block_head_dims, strict=True):
+        shape = (batch, heads, config.tokens, head_dim)
         q, k, v = torch.empty(3, *shape, device=device, dtype=dtype, requires_grad=True)
         choice = torch._fused_sdp_choice(q, k, v)
         names.append(torch.nn.attention.SDPBackend(choice).name.removesuffix("_ATTENTION").lower())
@@ -87,8 +96,9 @@ def attention_backend(config: ViTConfig, batch: int, device: torch.device, dtype
 
 def device_name(device: torch.device, processes: int = 1) -> str:
     """The GPU's or CPU's model, for a CPU with the number of threads of all processes, e.g. `2 x NVIDIA H200`."""
-    if device.type == "cuda":
-        return f"{processes} x " * (processes > 1) + torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} {device.type}"
+        return f"{processes} x " * (processes > 1) + name
     cpuinfo = Path("/proc/cpuinfo")  # platform.processor() knows no model on Linux
     found = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
     return f"{found[1] if found else platform.processor()}, threads: {processes * torch.get_num_threads()}"

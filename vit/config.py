@@ -70,6 +70,11 @@ class ViTConfig:
         return self.heads if isinstance(self.heads, list) else [self.heads] * self.depth
 
     @property
+    def block_head_dims(self) -> list[int]:
+        """Width K of the heads of each block, length L."""
+        return [self.head_dim or self.dim // heads for heads in self.block_heads]
+
+    @property
     def patches(self) -> int:
         return (self.image_size // self.patch_size) ** 2
 

@@ -4,20 +4,18 @@ The file `cifar10.bin` holds 60000 rows, the 50000 training images first, each a
 the rows of the data set's own "binary version" (Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html).
 """
 
-import errno
 import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy
 import torch
 from filelock import FileLock
 from torch import Tensor
 
 from vit.checks import UsageError
 from vit.config import DataConfig
+from vit.files import FULL
 
 LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 MEAN = (0.4914, 0.4822, 0.4465)
@@ -32,9 +30,6 @@ SHA256 = (
     "177777c33ba79825320efa646ad04a94bdc3c80e4ebe3bd21724f8cdfd4b9d56",
     "cec8a24a1e92aa2ecaa0bbd3dbfa86bf6cd8759fbd209a832824c8cf0afca9d5",
 )
-
-if TYPE_CHECKING:
-    import PIL.Image
 
 Split = tuple[Tensor, Tensor]
 
@@ -60,7 +55,7 @@ def load(root: str | Path) -> tuple[Split, Split]:
                 if not path.exists():
                     prepare(path)
         except OSError as error:
-            if error.errno == errno.ENOSPC:
+            if error.errno in FULL:
                 raise
             raise UsageError(f"data.root {root}: cannot write there ({error.strerror})") from None
     rows = read_rows(path)
@@ -76,7 +71,7 @@ def read_rows(path: Path) -> Tensor:
         rows = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).view(-1, 1 + PIXELS)
         if digests(rows) == SHA256:
             return rows
-    path.unlink()
+    path.unlink(missing_ok=True)  # another process may have come to the same
     raise UsageError(f"{path}: not CIFAR-10 (its SHA-256 differs), so it was deleted; run again to fetch it anew")
 
 
@@ -133,67 +128,3 @@ def normalise(images: Tensor, mean: tuple[float, ...] = MEAN, std: tuple[float, 
 def per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
     """Constants (3, 1, 1), made once: copying them to a GPU in every step would make it wait."""
     return torch.tensor(values, device=device).view(3, 1, 1)
-
-
-@dataclass(frozen=True)
-class Preprocess:
-    """Pictures to model input: RGB, resized to size x size if need be, normalised."""
-
-    size: int
-    mean: tuple[float, ...] = MEAN
-    std: tuple[float, ...] = STD
-
-    def __call__(self, image: "PIL.Image.Image | numpy.ndarray | Tensor") -> Tensor:
-        """Float32 (B, 3, size, size) of what `pixels` takes; raises what that raises."""
-        return normalise(self.pixels(image), self.mean, self.std)
-
-    def pixels(self, image: "PIL.Image.Image | numpy.ndarray | Tensor") -> Tensor:
-        """Uint8 (B, 3, size, size), before normalising: the whole picture, whatever its shape, stretched to the square.
-
-        Args:
-            image: a PIL image, a uint8 array (H, W), (H, W, 2), (H, W, 3) or (H, W, 4) of grey or RGB without or with
-                transparency, a uint8 tensor (3, H, W), or a uint8 array or tensor (B, 3, H, W).
-
-        Raises:
-            ValueError: an array or tensor of another type or shape.
-            PictureError: a PIL image that is damaged or too large.
-        """
-        if not isinstance(image, Tensor):
-            image = from_pillow_or_numpy(image)
-        if image.dtype != torch.uint8 or image.ndim not in (3, 4) or image.shape[-3] != 3:
-            expected = "expected a uint8 tensor (3, H, W) or (B, 3, H, W)"
-            raise ValueError(f"{expected}, got {image.dtype} {tuple(image.shape)}")
-        image = image if image.ndim == 4 else image[None]
-        if image.shape[-2:] != (self.size, self.size):
-            if 0 in image.shape:
-                raise ValueError(f"expected images with pixels, got {tuple(image.shape)}")
-            # Antialiased, or a large picture would become a few of its pixels. PyTorch does it in uint8 on a CPU alone.
-            resized = torch.nn.functional.interpolate(
-                image.cpu(), (self.size, self.size), mode="bicubic", antialias=True
-            )
-            image = resized.to(image.device)
-        return image
-
-
-def from_pillow_or_numpy(image: "PIL.Image.Image | numpy.ndarray") -> Tensor:
-    """Uint8 (3, H, W), or (B, 3, H, W) of an array that is one; arguments and errors as for `Preprocess.pixels`."""
-    from vit.pictures import open_picture  # Pillow, which training does not need
-
-    if isinstance(image, numpy.ndarray):
-        batch = image.ndim == 4 and image.shape[1] == 3
-        picture = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (2, 3, 4))
-        if image.dtype != numpy.uint8 or not (batch or picture):
-            expected = "expected a uint8 array (H, W), (H, W, 2), (H, W, 3), (H, W, 4) or (B, 3, H, W)"
-            raise ValueError(f"{expected}, got {image.dtype} {image.shape}")
-        if batch:
-            return torch.from_numpy(image.copy())
-        if image.ndim == 2:
-            image = numpy.broadcast_to(image[..., None], (*image.shape, 3))
-        if image.shape[2] == 3:
-            return torch.from_numpy(image.copy()).permute(2, 0, 1)
-        if 0 in image.shape:
-            raise ValueError(f"expected images with pixels, got {image.shape}")
-        import PIL.Image
-
-        image = PIL.Image.fromarray(numpy.ascontiguousarray(image))  # LA or RGBA
-    return torch.from_numpy(numpy.array(open_picture(image))).permute(2, 0, 1)

@@ -116,23 +116,22 @@ def write_examples(root: Path, folder: Path) -> list[tuple[str, str]]:
 
 def names(models: "list[VisionTransformer]") -> list[str]:
     """The name of each model's run, numbered if both have the same."""
-    found = []
-    for model in models:
-        assert model.description is not None
-        found.append(str(model.description["training"].get("name") or "model"))
+    from vit.checkpoint import name_of
+
+    found = [name_of(model) for model in models]
     return found if len(set(found)) == len(found) else [f"{name} ({index})" for index, name in enumerate(found, 1)]
 
 
 def facts(model: "VisionTransformer") -> str:
     """Heads, parameters and the accuracy that its config.json tells: on test images, else validation, else none."""
     from vit import compute
+    from vit.checkpoint import described
 
-    assert model.description is not None
     heads = sorted(set(model.config.block_heads))
     count = f"{heads[0]} to {heads[-1]} heads" if len(heads) > 1 else f"{heads[0]} head{'s' * (heads != [1])}"
     depth = f"{model.config.depth} block{'s' * (model.config.depth > 1)}"
     parts = [f"{depth} of {count}", f"{compute.count_params(model.config):,} parameters"]
-    results = model.description["results"]
+    results = described(model)["results"]
     for key, words in (("test/acc", "test accuracy"), ("val/acc", "validation accuracy")):
         if isinstance(results.get(key), float):
             return " · ".join([*parts, f"{words} {100 * results[key]:.2f}\N{NO-BREAK SPACE}%"])

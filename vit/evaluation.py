@@ -1,8 +1,8 @@
 """How good a model is on a split: accuracy, loss, calibration, per class."""
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,17 @@ class Evaluation:
         return row | ({f"{split}/ece": self.ece} if split == "test" else {})
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode, and then as it was."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
@@ -51,15 +62,12 @@ def evaluate(
         preprocess: turns uint8 images into what the model takes.
     """
     device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
     synchronize(device)
     start = time.perf_counter()
-    with autocast:
+    with evaluating(model), autocast:
         logits = torch.cat([model(preprocess(batch.to(device))).float() for batch in images.split(batch_size)])
     synchronize(device)
     seconds = time.perf_counter() - start
-    model.train(was_training)
     metrics = measure(logits.cpu(), labels.cpu())
     return Evaluation(images_per_second=len(images) / seconds, **metrics)
 
@@ -75,14 +83,11 @@ def augmented_accuracy(
 ) -> float:
     """Accuracy, a fraction, with the class probabilities of ten views averaged; arguments as for `evaluate`."""
     device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
     correct = 0
-    with autocast:
+    with evaluating(model), autocast:
         for batch, truth in zip(images.split(batch_size), labels.split(batch_size), strict=True):
             odds = [model(view).float().softmax(dim=1) for view in views(preprocess(batch.to(device)))]
             correct += int((torch.stack(odds).mean(dim=0).argmax(dim=1) == truth.to(device)).sum())
-    model.train(was_training)
     return correct / len(images)
 
 

@@ -39,9 +39,9 @@ class Whole(nn.Module):
     def __init__(self, model: VisionTransformer) -> None:
         super().__init__()
         self.model = model
-        assert model.description is not None
+        description = checkpoint.described(model)
         for name in ("mean", "std"):
-            self.register_buffer(name, torch.tensor(model.description[name]).view(3, 1, 1))
+            self.register_buffer(name, torch.tensor(description[name]).view(3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.model((images.float() / 255 - self.mean) / self.std)
@@ -59,8 +59,7 @@ def main(config: ExportConfig) -> dict[str, Any]:
     if config.format == "onnx":
         need("onnx", "onnxscript", "onnxruntime")
     model = checkpoint.load(config.checkpoint)
-    assert model.description is not None
-    name = re.sub(r"[^\w.-]", "-", str(model.description["training"].get("name") or "model"))
+    name = re.sub(r"[^\w.-]", "-", checkpoint.name_of(model))
     path = Path(config.output or name + SUFFIX[config.format])
     check_free(path)
     _, (images, _) = data.load(config.data.root)
@@ -95,8 +94,8 @@ def check_free(path: Path) -> None:
 
 def example(model: VisionTransformer, preprocess: bool) -> tuple[nn.Module, Tensor, dict[str, str]]:
     """What to export, an input for it, and what a user of the file must know."""
-    assert model.description is not None
-    known = {key: json.dumps(model.description[key]) for key in ("labels", "mean", "std")}
+    description = checkpoint.described(model)
+    known = {key: json.dumps(description[key]) for key in ("labels", "mean", "std")}
     known["input"] = "uint8 pixels" if preprocess else "pixels / 255, minus mean, over std"
     size = model.config.image_size
     images = torch.zeros(3, model.config.channels, size, size, dtype=torch.uint8)  # 0 and 1 would be taken as fixed

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-FULL = (errno.ENOSPC, errno.EDQUOT)  # of a disk, which is not what was asked for that is wrong
+FULL = (errno.ENOSPC, errno.EDQUOT)  # a full disk or quota: nothing that was asked for is wrong
 
 
 @contextmanager

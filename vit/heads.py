@@ -22,7 +22,7 @@ COLOURS = numpy.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (
 def over_patches(maps: Tensor, tokens: int) -> Tensor:
     """How much the answer reads each patch: attention (..., N, N) to (..., S, S), each summing to 1.
 
-    With a class token that is its own row, without it, as the tokens are averaged, the mean of all rows.
+    With a class token: its own row. Without: the mean of all rows, because the tokens are averaged.
 
     Args:
         tokens: how many of the N are patches, S * S.

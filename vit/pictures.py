@@ -48,7 +48,8 @@ def open_picture(source: str | os.PathLike | BinaryIO | Image.Image) -> Image.Im
         return decode(source, getattr(source, "filename", "") or "picture")
     if not isinstance(source, (str, os.PathLike)):
         if not hasattr(source, "read"):
-            raise TypeError(f"expected a path, a file object or a PIL image, got {type(source).__name__}")
+            kinds = "a path, a file object, a PIL image, a uint8 array or tensor"
+            raise TypeError(f"expected {kinds}, got {type(source).__name__}")
         return read(source, str(getattr(source, "name", "picture")))
     name = os.fspath(source)
     try:

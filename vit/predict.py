@@ -1,19 +1,17 @@
 """What a trained model says of pictures: `model.predict`, and the steps of it that `predict.py` takes one by one."""
 
 import itertools
-import os
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
 
 import numpy
 import torch
-from PIL import Image
 from torch import Tensor
 
 from vit.checks import UsageError
-from vit.data import Preprocess
 from vit.device import autocast, images_per_pass, precision_dtype
-from vit.pictures import open_picture
+from vit.evaluation import evaluating
+from vit.preprocess import Preprocess
 
 if TYPE_CHECKING:
     from vit.model import VisionTransformer
@@ -50,11 +48,6 @@ def predict(
 
 def to_pixels(model: "VisionTransformer", image: Any) -> Tensor:
     """Uint8 (1, 3, size, size) on the CPU of one image in any form."""
-    if isinstance(image, (str, os.PathLike)) or hasattr(image, "read"):
-        image = open_picture(image)
-    if not isinstance(image, (Image.Image, numpy.ndarray, Tensor)):
-        kinds = "a path, a file object, a PIL image, a uint8 array or tensor, or a list of them"
-        raise TypeError(f"expected {kinds}, got {type(image).__name__}")
     pixels = cast(Preprocess, model.preprocess).pixels(image)
     if len(pixels) != 1:
         raise ValueError(f"expected one image in each place of the list, got a batch of {len(pixels)}")
@@ -69,13 +62,8 @@ def classify(model: "VisionTransformer", pixels: Tensor) -> Tensor:
         UsageError: they are no numbers, as the weights are too large.
     """
     device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    try:
-        with autocast(model.precision, device):
-            logits = model(model.preprocess(pixels.to(device))).float().cpu()
-    finally:
-        model.train(was_training)
+    with evaluating(model), autocast(model.precision, device):
+        logits = model(model.preprocess(pixels.to(device))).float().cpu()
     if not logits.isfinite().all():
         raise UsageError("the model's logits are NaN or infinite: its weights are too large")
     return logits.double().softmax(dim=1)

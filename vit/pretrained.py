@@ -63,7 +63,7 @@ class Pretrained:
         from vit import checkpoint
 
         folder = Path(save_directory)
-        checkpoint.save(folder, self, f"path/to/{folder.name}")  # type: ignore[arg-type]
+        checkpoint.save(folder, self, f"path/to/{folder.absolute().name}")  # type: ignore[arg-type]
 
     def push_to_hub(
         self,

@@ -10,13 +10,12 @@ from torch import Tensor
 from vit import checkpoint, compute, data
 from vit.card import card, kind
 from vit.checks import UsageError, check
-from vit.cli import parse, say
+from vit.cli import overrides, parse, say
 from vit.commands import PublishConfig
 from vit.config import Config
 from vit.device import autocast, images_per_pass, pick_device
 from vit.evaluation import augmented_accuracy, evaluate
-from vit.run_folder import read_summary
-from vit.study import material, overrides
+from vit.run_folder import material, read_summary
 
 LIMIT = 8_000_000  # bytes of a file of weights
 FILES = ("config.json", "model.safetensors", "README.md")
@@ -49,7 +48,7 @@ def publish(config: PublishConfig) -> dict[str, Any]:
     if strange:
         raise UsageError(f"{target}: expected a new folder or a published checkpoint, but it holds {strange[0]}")
     model = checkpoint.load(best, device)
-    description = checkpoint.describe(best)
+    description = checkpoint.described(model)
     other = "multi_head" if kind(model.config) == "one-head" else "one_head"
     check(other not in target.name, "target", f"a name that fits heads {model.config.heads}", target.name)
     weights = small_enough(model.state_dict())

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from vit.checks import UsageError, check
 from vit.config import Config
 from vit.files import atomic
-from vit.study import Run, Study, material
+from vit.run_folder import material
+from vit.study import Run, Study
 
 # Which run it is, then what its summary says, then all its settings as JSON.
 IDENTITY = ("study", "phase", "arm", "choice", "seed")

@@ -1,6 +1,5 @@
 """The folder of one run: taking a name, refusing one in use, and going on where a run stopped."""
 
-import errno
 import json
 import secrets
 import shutil
@@ -17,13 +16,13 @@ from filelock import FileLock, Timeout
 
 from vit.checks import UsageError
 from vit.config import Config, flatten
-from vit.files import atomic
+from vit.files import FULL, atomic
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-# What may differ when a run is resumed: where it runs and where it reports to, not what is trained.
-FREE = ("resume", "device", "runs_dir", "data.root")
+# What does not change the model that comes out, so that a run on other hardware or in another folder is the same run.
+IMMATERIAL = ("name", "device", "runs_dir", "resume", "seeds", "data.root")
 
 TITLES = {"test/acc": "test accuracy", "best/val_acc": "validation accuracy"}
 
@@ -44,35 +43,46 @@ def open_run(config: Config) -> Iterator[Path]:
     """
     config.name = config.name or new_name()
     folder = Path(config.runs_dir) / config.name
+    lock = FileLock(folder / ".lock", timeout=0)
     try:
-        if folder.is_dir() and {path.name for path in folder.iterdir()} <= {".lock", ".config.yaml.part"}:
-            shutil.rmtree(folder)  # of a process that was killed before it had written its settings
-        if folder.exists():
-            check_resumable(folder, config)
-        else:
-            create(folder, config)
-        with FileLock(folder / ".lock", timeout=0):
-            yield folder
+        with refused_by_name(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.parent / ".lock"):  # for a moment: of two that start with one name, one comes first
+            if folder.is_dir() and {path.name for path in folder.iterdir()} <= {".lock", ".config.yaml.part"}:
+                shutil.rmtree(folder)  # of a process that was killed before it had written its settings
+            if folder.exists():
+                check_resumable(folder, config)
+            else:
+                create(folder, config)
+            lock.acquire()
     except Timeout:
         raise UsageError(f"name: {folder} is being trained by another process") from None
+    try:
+        yield folder
+    finally:
+        lock.release()
 
 
 def create(folder: Path, config: Config) -> None:
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+    with refused_by_name(folder):
         folder.mkdir()
-    except FileExistsError:
-        raise UsageError(f"name: {folder} exists already; choose another --name") from None
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise
-        raise UsageError(f"runs_dir: cannot create {folder} ({error.strerror})") from None
     try:
         with atomic(folder / "config.yaml") as part:
             part.write_text(yaml.safe_dump(asdict(config), sort_keys=False))
     except OSError:
         shutil.rmtree(folder)
         raise
+
+
+@contextmanager
+def refused_by_name(folder: Path) -> Iterator[None]:
+    """What cannot be made for a reason other than a full disk is the fault of the setting that names it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        raise UsageError(f"runs_dir: cannot create {folder} ({error.strerror})") from None
 
 
 def check_resumable(folder: Path, config: Config) -> None:
@@ -85,11 +95,17 @@ def check_resumable(folder: Path, config: Config) -> None:
         saved = flatten(Config()) | flatten(dict(yaml.safe_load(path.read_text())))
     except (yaml.YAMLError, TypeError, ValueError):
         raise UsageError(f"{path}: damaged, cannot resume") from None
-    for key, value in flatten(config).items():
-        if key in FREE or key.startswith("wandb.") or saved.get(key) == value:
+    for key, value in material(config).items():
+        if saved.get(key) == value:
             continue
         go_on = f"--config {path} --resume goes on with its own settings"
         raise UsageError(f"{key}: {folder} was started with {saved.get(key)!r}, not {value!r}; {go_on}")
+
+
+def material(config: Config) -> dict[str, Any]:
+    """The settings that make a run what it is, flat."""
+    flat = flatten(config)
+    return {key: flat[key] for key in flat if key not in IMMATERIAL and not key.startswith("wandb.")}
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:

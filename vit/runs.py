@@ -1,6 +1,8 @@
 """What `train.py` does: one run, or one per seed, side by side in this process."""
 
 import contextlib
+import shlex
+import statistics
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,7 @@ from vit.device import pick_device
 from vit.parallel import Team, gathered
 from vit.run_folder import TITLES, accuracy_of, new_name, open_run, read_summary
 from vit.tracking import how_to_look
-from vit.training import Training
+from vit.training import Training, open_stepper
 
 
 def train(config: Config) -> dict[str, Any]:
@@ -59,9 +61,9 @@ def follow(config: Config, device: torch.device, splits: Splits, team: Team) -> 
     """The part of a process that does not lead: compute shares of batches in the run that the leader opened."""
     folder = team.tell(None)
     if folder is not None:  # else there is nothing to train, or the leader says why it cannot
-        training = Training(config, folder, device, splits, team, weights_to_start([config]))
-        with stop_signals() as received, training.stream:
-            for _ in training.run(received):
+        stepper, _ = open_stepper(config, folder, device, splits, team, weights_to_start([config]))
+        with stop_signals() as received, stepper.stream:
+            for _ in stepper.take_steps(received):
                 pass
     return {}
 
@@ -73,11 +75,11 @@ def train_seeds(config: Config, seeds: list[int], device: torch.device, splits: 
     try:
         runs = train_side_by_side(each, device, splits, Team())
     except Interrupted as stop:
-        again = "all seeds saved; go on with the same command and --resume"
-        raise Interrupted(f"stopped, {again}", stop.code) from None
+        again = f"the same command, --name={shlex.quote(config.name)} and --resume"
+        raise Interrupted(f"stopped, all seeds saved; go on with {again}", stop.code) from None
     key = accuracy_of(runs[0])
-    accuracies = torch.tensor([summary[key] for summary in runs])
-    mean, std = accuracies.mean().item(), accuracies.std().item() if len(runs) > 1 else None
+    accuracies = [summary[key] for summary in runs]
+    mean, std = statistics.mean(accuracies), statistics.stdev(accuracies) if len(runs) > 1 else None
     spread = "" if std is None else f", standard deviation {std:.2%}"
     say(f"{len(runs)} seeds: mean {TITLES[key]} {mean:.2%}{spread}")
     return {"name": config.name, f"{key}/mean": mean, f"{key}/std": std, "runs": runs}
@@ -113,7 +115,7 @@ def train_side_by_side(configs: list[Config], device: torch.device, splits: Spli
             while running:
                 for index, (training, steps) in list(running.items()):
                     try:
-                        with training.stream:
+                        with training.stepper.stream:
                             next(steps)
                     except StopIteration as end:
                         summaries[index] = end.value

@@ -32,12 +32,10 @@ from typing import Any, Literal
 import yaml
 
 from vit.checks import UsageError, check, check_folder_name, check_seeds, check_types
-from vit.cli import parse
+from vit.cli import overrides, parse
 from vit.config import Config, flatten
+from vit.run_folder import material
 from vit.statistics import pairs_needed
-
-# What does not change the model that comes out, so that a run on other hardware or from another folder is the same run.
-IMMATERIAL = ("name", "device", "runs_dir", "resume", "seeds", "data.root")
 
 # What a study itself sets, and what it leaves to the command that runs it.
 RESERVED = ("name", "seed", "seeds", "resume", "runs_dir", "train.test")
@@ -145,8 +143,7 @@ class Study:
             check_folder_name("arms", arm)
             config = self.config(arm, {})
             model = config.model  # whose heads can be written in several ways
-            widths = [model.head_dim or model.dim // heads for heads in model.block_heads]
-            written_out = {"model.heads": model.block_heads, "model.head_dim": widths}
+            written_out = {"model.heads": model.block_heads, "model.head_dim": model.block_head_dims}
             everything = json.dumps(material(config) | written_out, sort_keys=True)
             twin = first.setdefault(everything, arm)
             check(twin == arm, f"arms.{arm}", "settings that differ from every other arm's", f"those of {twin}")
@@ -244,17 +241,6 @@ class Study:
         name = "-".join([arm, phase, *(f"{key}={value}" for key, value in choice.items()), f"seed{seed}"])
         config = replace(config, name=name, seed=seed, train=replace(config.train, test=phase == "final"))
         return Run(phase, arm, choice, seed, config)
-
-
-def material(config: Config) -> dict[str, Any]:
-    """The settings that make a run what it is, flat."""
-    flat = flatten(config)
-    return {key: flat[key] for key in flat if key not in IMMATERIAL and not key.startswith("wandb.")}
-
-
-def overrides(settings: dict[str, Any]) -> list[str]:
-    """Settings as `train.py` takes them on its command line."""
-    return [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in settings.items()]
 
 
 def load_study(path: str) -> Study:

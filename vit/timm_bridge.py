@@ -43,7 +43,7 @@ def to_timm(model: VisionTransformer) -> "TimmViT":
     config = model.config
     [heads, *others] = sorted(set(config.block_heads))
     check(not others, "model.heads", "one number for all blocks, as in timm's model", config.heads)
-    inner = heads * (config.head_dim or config.dim // heads)
+    inner = heads * config.block_head_dims[0]
     check(inner == config.dim, "model.head_dim", "null, as in timm's model", config.head_dim)
     check(not config.qk_norm, "model.qk_norm", "false: timm's is another one", config.qk_norm)
     arguments: Any = {

@@ -194,7 +194,7 @@ class WandbRun:
         try:
             action()
         except Exception as error:
-            say(f"W&B: {what} failed, going on without it ({one_line(error)}); metrics.jsonl has every row")
+            say(f"W&B: {what} failed, going on without it ({one_line(error)})")
             self.finish(1)
             self.run = None
 

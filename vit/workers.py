@@ -30,7 +30,7 @@ from vit.cli import say
 from vit.commands import CompareConfig, RayConfig
 from vit.run_folder import read_correct, read_curve
 
-# How often a run is begun again whose worker was lost; bounded, as a training may itself be what ends its machine.
+# How many times a run whose worker was lost is started again: bounded, as a training may itself end its machine.
 RETRIES = 5
 
 

@@ -1,0 +1,213 @@
+"""The steps of one model: what turns weights and batches into the next weights, and what of it a resumed run needs."""
+
+import contextlib
+import copy
+import hashlib
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vit import compute
+from vit.augment import augment
+from vit.checks import UsageError
+from vit.cli import say
+from vit.config import Config
+from vit.cuda_graph import CudaGraph
+from vit.data import Split
+from vit.device import autocast, parts_of, precision_dtype
+from vit.meters import Window
+from vit.model import VisionTransformer
+from vit.optim import make_optimizers, schedule, set_lr, update_ema
+from vit.parallel import Team
+
+
+class Stepper:
+    """A model, its optimizers, and the steps they go through. B images in a batch.
+
+    In a team, every process has one with the same weights, and computes its share of each batch.
+
+    Args:
+        split: the training images and labels, on the device.
+        weights: what to start from in place of weights drawn from the seed.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        device: torch.device,
+        split: Split,
+        team: Team,
+        weights: dict[str, Tensor] | None = None,
+    ) -> None:
+        self.config, self.device, self.team = config, device, team
+        self.images, self.labels = split
+        self.steps_per_epoch = len(self.images) // config.train.batch_size
+        self.steps = self.steps_per_epoch * config.train.epochs
+        self.order: tuple[int, Tensor] | None = None
+        self.dtype = precision_dtype(config.train.precision, device)
+        self.autocast = autocast(config.train.precision, device)
+        share = config.train.batch_size // team.size
+        self.parts = config.train.accumulate or parts_of(share, device, self.dtype, config.model.tokens)
+        self.images_per_part = share // self.parts
+
+        torch.manual_seed(seed_of(config.seed, "weights"))
+        self.model = VisionTransformer(config.model).to(device)
+        if weights is not None:
+            self.model.load_state_dict(weights, strict=False)  # a new classifier keeps its weights
+        self.ema = copy.deepcopy(self.model).requires_grad_(False) if config.optim.ema else None
+        # Not in a team: NCCL waits at its end for captured graphs that hold its messages (pytorch#115388).
+        captured = device.type == "cuda" and config.train.compile and team.size == 1
+        self.optimizers = make_optimizers(self.model, config.optim, captured)
+        self.step = 0
+        self.stopped_by = 0  # the signal, if one has come
+        self.window = Window(device)
+        if config.train.compile:
+            for each in {self.model, self.evaluated}:
+                each.compile()  # in place, so that parameters keep their names
+        self.stream: Any = contextlib.nullcontext()
+        self.graph: CudaGraph | None = None
+        if device.type == "cuda":
+            stream = torch.cuda.Stream(device)
+            stream.wait_stream(torch.cuda.current_stream(device))  # which made the weights
+            self.stream = torch.cuda.stream(stream)
+            if captured:
+                self.graph = CudaGraph(self.update, device)
+
+    @property
+    def done(self) -> bool:
+        return self.step == self.steps
+
+    @property
+    def epoch(self) -> float:
+        """Epochs so far, a fraction within one."""
+        return self.step / self.steps_per_epoch
+
+    @property
+    def evaluated(self) -> VisionTransformer:
+        """The model that is evaluated and kept for inference: the moving average if there is one."""
+        return self.model if self.ema is None else self.ema
+
+    @property
+    def train_flops(self) -> int:
+        """FLOPs spent on training so far."""
+        return self.step * self.config.train.batch_size * compute.train_flops(self.config.model)
+
+    def compile(self) -> None:
+        """Compile the model on a batch of zeros, outside the clock, and say how long that took.
+
+        Raises:
+            UsageError: it cannot be compiled here, for want of a C++ compiler for instance.
+        """
+        from torch._dynamo.exc import TorchDynamoException  # a second's import
+
+        start = time.perf_counter()
+        images = torch.zeros(self.images_per_part, 3, 32, 32, device=self.device)
+        try:
+            with self.autocast:
+                self.model(images).sum().backward()
+        except TorchDynamoException as error:
+            reason = str(error).splitlines()[0]
+            raise UsageError(f"train.compile: the model cannot be compiled here ({reason})") from None
+        self.model.zero_grad()
+        compute.synchronize(self.device)
+        if self.team.leads:
+            say(f"compiled in {time.perf_counter() - start:.0f} s")
+
+    def take_steps(self, received: list[int]) -> Iterator[None]:
+        """Step to the end, or until a process of the team has `received` a signal.
+
+        Yields once all processes are ready, before the first step, and then after every step.
+        """
+        if self.config.train.compile and not self.done:
+            self.compile()
+        self.team.largest(0)
+        yield
+        while not self.done:
+            self.stopped_by = self.team.largest(max(received, default=0))
+            if self.stopped_by:
+                return
+            self.train_step()
+            yield
+
+    def train_step(self) -> None:
+        """One optimizer step. Its randomness follows from the seed and the step number, so a resumed run repeats it."""
+        config = self.config
+        epoch, batch = divmod(self.step, self.steps_per_epoch)
+        if self.order is None or self.order[0] != epoch:
+            generator = torch.Generator().manual_seed(seed_of(config.seed, "order", epoch))
+            self.order = epoch, torch.randperm(len(self.images), generator=generator).to(self.device)
+        B = config.train.batch_size
+        indices = self.order[1][batch * B : (batch + 1) * B]
+        seed = seed_of(config.seed, "step", self.step)
+        set_lr(self.optimizers, schedule(self.step, self.steps, config.optim))
+        if self.graph is not None:
+            self.graph(indices, seed)
+        else:
+            torch.manual_seed(seed)
+            self.update(indices)
+        if self.ema is not None:
+            update_ema(self.ema, self.model, self.step, config.optim.ema)
+        self.step += 1
+        self.window.count(B)
+
+    def update(self, indices: Tensor) -> None:
+        """Move the weights by the gradient of these B training images. It reads nothing back from the device."""
+        config, team = self.config, self.team
+        # All B in every process, so that a team sees the very images that one process would: mixing needs pairs.
+        x, targets = augment(self.images[indices], self.labels[indices], config.model.classes, config.augment)
+        x, targets = team.share(x), team.share(targets)
+        if team.rank:  # or drop path would drop the same images of every share
+            torch.manual_seed(seed_of(config.seed, f"process {team.rank}", self.step))
+        for part, target in zip(x.chunk(self.parts), targets.chunk(self.parts), strict=True):
+            with self.autocast:
+                logits = self.model(part)
+            loss = F.cross_entropy(logits.float(), target, label_smoothing=config.train.label_smoothing)
+            loss = loss / (self.parts * team.size)
+            loss.backward()
+            self.window.add(loss.detach(), logits.detach(), target)
+        parameters = list(self.model.parameters())
+        team.add([*(each.grad for each in parameters if each.grad is not None), self.window.now])
+        limit = config.optim.clip_norm or math.inf
+        self.window.close(torch.nn.utils.clip_grad_norm_(parameters, limit))
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "window": self.window.state(),
+            "model": self.model.state_dict(),
+            "ema": None if self.ema is None else self.ema.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to a saved `state()`.
+
+        Raises:
+            KeyError, ValueError, RuntimeError: it is of another model.
+        """
+        with self.stream:
+            self.step = state["step"]
+            self.window.restore(state["window"])
+            self.model.load_state_dict(state["model"])
+            if self.ema is not None:
+                self.ema.load_state_dict(state["ema"])
+            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+                # How a group is stepped is this device's affair: the state may come from another one.
+                here = [dict(group) for group in optimizer.param_groups]
+                optimizer.load_state_dict(saved)
+                for group, own in zip(optimizer.param_groups, here, strict=True):
+                    group |= {key: own[key] for key in ("lr", "capturable") if key in own}
+
+
+def seed_of(seed: int, purpose: str, index: int = 0) -> int:
+    """An independent 63-bit seed for each purpose and index of a run."""
+    digest = hashlib.sha256(f"{seed}/{purpose}/{index}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
