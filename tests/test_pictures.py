@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit import data
 from vit.checks import UsageError
 from vit.pictures import FORMATS, MAX_PIXELS, PictureError, find_pictures, open_picture
 from vit.preprocess import Preprocess

@@ -21,8 +21,8 @@ from vit.checks import UsageError
 from vit.cli import parse
 from vit.config import AugmentConfig, Config, DataConfig, OptimConfig, TrainConfig, ViTConfig
 from vit.model import VisionTransformer
-from vit.runs import train
 from vit.run_folder import material
+from vit.runs import train
 from vit.timm_bridge import initial_weights
 
 Cifar = tuple[data.Split, data.Split]

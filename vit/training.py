@@ -56,7 +56,7 @@ class Training:
         self.origin = {
             "device": compute.device_name(device, team.size),
             "precision": str(dtype).removeprefix("torch."),
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),  # a class of its own, which state.pt could not hold
             "commit": source_commit(),
         }
         if state is not None:
