@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint on the test or validation split:  python eval.py runs/multi_head"""
+"""Evaluate a checkpoint on the test or validation split:  python eval.py checkpoints/multi_head"""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Classify pictures:  python predict.py runs/multi_head cat.png holiday/ 'more/*.jpg'"""
+"""Classify pictures:  python predict.py checkpoints/multi_head cat.png holiday/ 'more/*.jpg'"""
 
 import csv
 import os

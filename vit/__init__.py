@@ -1,7 +1,7 @@
 """A Vision Transformer for CIFAR-10 whose attention has one head or many.
 
 import vit
-model = vit.load("runs/multi_head")
+model = vit.load("checkpoints/multi_head")
 print(model.predict("cat.png"))  # [{"label": "cat", "score": 0.97}, ...]
 logits = model(model.preprocess(image))
 """

@@ -1,4 +1,4 @@
-"""A page in the browser:  python -m vit.demo runs/multi_head runs/one_head
+"""A page in the browser:  python -m vit.demo checkpoints/multi_head checkpoints/one_head
 
 Drop a picture, and see what one checkpoint, or two side by side, take it for and where each head of each block looks.
 """

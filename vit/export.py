@@ -1,4 +1,4 @@
-"""Export a checkpoint for other runtimes:  python -m vit.export runs/multi_head --format=onnx
+"""Export a checkpoint for other runtimes:  python -m vit.export checkpoints/multi_head --format=onnx
 
 The file takes any number of images at once: uint8 pixels (N, 3, S, S) as they are stored, or with
 `--preprocess=false` float32 images that `model.preprocess` made. It gives logits (N, classes).
