@@ -268,6 +268,51 @@ def test_a_damaged_row_is_refused_in_one_line(make: Any, tmp_path: Path, change:
     assert not (tmp_path / "page").exists()
 
 
+@pytest.mark.parametrize(
+    ("key", "values", "chosen", "said"),
+    [
+        (
+            "optim.lr",
+            [0.01, 0.02, 0.04],
+            0.04,
+            "At the end of its grid, so that beyond it may be better: one (optim.lr",
+        ),
+        (
+            "optim.lr",
+            [0.01, 0.02],
+            0.01,
+            "At the end of its grid, so that beyond it may be better: one (optim.lr 0.01)",
+        ),
+        ("optim.lr", [0.01, 0.02, 0.04], 0.02, "No choice lies at the end of its grid."),
+        ("optim.lr", [0.01], 0.01, None),
+        ("optim.name", ["adamw", "muon"], "muon", None),
+        ("model.qk_norm", [False, True], True, None),
+        ("model.head_dim", [None, 16], 16, None),
+        ("model.mlp_ratio", [2.0, "4.0"], 2.0, None),
+        ("augment.policy", ["none", "randaugment"], "none", None),
+    ],
+)
+def test_a_choice_at_the_end_of_a_grid_of_numbers_is_said(
+    make: Any, tmp_path: Path, key: str, values: list, chosen: object, said: str | None
+) -> None:
+    study = make(tuning={"grid": {key: values}, "seeds": [100]})
+    rows = [row | {"choice": json.dumps({key: chosen})} for row in make_rows(study, {"one": 0.0, "four": 0.02})]
+    text = text_of(write_report(study, rows, tmp_path))
+    assert f"The grid: {key} " in text
+    if said:
+        assert said in text
+    else:
+        assert "end of its grid" not in text
+
+
+def test_a_grid_of_heads_a_block_has_no_end(make: Any, tmp_path: Path) -> None:
+    arms = {"muon": {}, "adamw": {"optim.name": "adamw"}}
+    study = make(arms=arms, tuning={"grid": {"model.heads": [1, [1, 2, 4, 8]]}, "seeds": [100]})
+    rows = [row | {"choice": '{"model.heads": [1, 2, 4, 8]}'} for row in make_rows(study, {"muon": 0.0, "adamw": 0.0})]
+    text = text_of(write_report(study, rows, tmp_path))
+    assert "The grid: model.heads 1, [1, 2, 4, 8]. Differences" in text
+
+
 def test_so_few_seeds_that_nothing_can_be_found_is_said(make: Any, tmp_path: Path) -> None:
     study = make(seeds=[0, 1, 2, 3])
     page = write_report(study, make_rows(study, {"one": 0.0, "four": 0.02}, seeds=4), tmp_path)

@@ -240,14 +240,19 @@ def tuning(findings: Findings) -> str:
     )
     for arm, grid in tuning.arms.items():
         text += f"; of {arm}: {gridded(grid)}"
+    grids = [(arm, *item) for arm in findings.arms for item in tuning.arms.get(arm.name, tuning.grid).items()]
+    ends = [(arm, key, min(values), max(values)) for arm, key, values in grids if has_ends(values)]
     edges = [
-        f"{arm.name} ({key} {setting(arm.choice[key])})"
-        for arm in findings.arms
-        for key, values in tuning.arms.get(arm.name, tuning.grid).items()
-        if len(values) > 1 and arm.choice.get(key) in (min(values), max(values))
+        f"{arm.name} ({key} {setting(arm.choice[key])})" for arm, key, *both in ends if arm.choice.get(key) in both
     ]
-    at_edge = f"At the end of its grid, so that beyond it may be better: {', '.join(edges)}." if edges else ""
-    return f"{text}. {at_edge or 'No choice lies at the end of its grid.'}"
+    if edges:
+        return f"{text}. At the end of its grid, so that beyond it may be better: {', '.join(edges)}."
+    return f"{text}. {'No choice lies at the end of its grid.' * bool(ends)}".strip()
+
+
+def has_ends(values: Sequence[Any]) -> bool:
+    """Whether there may be something beyond a grid's values: of several numbers, not of names or switches."""
+    return len(values) > 1 and all(type(value) in (int, float) for value in values)
 
 
 def gridded(grid: dict[str, list[Any]]) -> str:
