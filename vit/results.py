@@ -16,7 +16,7 @@ from vit.config import Config
 from vit.files import atomic
 from vit.study import Run, Study, material
 
-# Which run it is, then what its summary says, then all its settings as JSON.
+# Which run it is, then what its summary says in numbers and in texts.
 IDENTITY = ("study", "phase", "arm", "choice", "seed")
 NUMBERS = (
     "best/val_acc", "test/acc", "val/loss", "test/loss", "test/ece", "train/loss", "model/params",
@@ -24,9 +24,11 @@ NUMBERS = (
     "compute/images_per_second",
     "inference/batch_1_seconds", "inference/batch_256_seconds", "compute/peak_memory_bytes", "compute/energy_joules",
 )  # fmt: skip
-MEASURED = (*NUMBERS, "attention/backend", "precision", "device", "torch", "commit")
-# Then which test images were right, as bits in base64, and [training FLOPs, validation accuracy] of every evaluation.
-COLUMNS = (*IDENTITY, *MEASURED, "test/correct", "curve", "settings")
+TEXTS = ("attention/backend", "precision", "device", "torch", "commit")
+# Then which test images were right, as bits in base64, [training FLOPs, validation accuracy] of every evaluation, and
+# all settings as JSON.
+LONG = ("test/correct", "curve", "settings")
+COLUMNS = (*IDENTITY, *NUMBERS, *TEXTS, *LONG)
 
 Row = dict[str, str]
 
@@ -37,8 +39,12 @@ def pack(correct: list[bool]) -> str:
 
 
 def unpack(text: str) -> NDArray[np.bool]:
-    """The values of `pack`, with false ones after them up to a multiple of 8."""
-    return np.unpackbits(np.frombuffer(base64.b64decode(text), dtype=np.uint8)).astype(bool)
+    """The values of `pack`, with false ones after them up to a multiple of 8.
+
+    Raises:
+        ValueError: the text is no base64.
+    """
+    return np.unpackbits(np.frombuffer(base64.b64decode(text, validate=True), dtype=np.uint8)).astype(bool)
 
 
 class Results:
@@ -116,7 +122,7 @@ class Results:
         if "compute/images_seen" in summary:  # over the whole training, where the run's own metric is of its last steps
             rate = summary["compute/images_seen"] / summary["compute/train_seconds"]
             summary = summary | {"compute/images_per_second": rate}
-        measured = ["" if summary.get(key) is None else str(summary[key]) for key in MEASURED]
+        measured = ["" if summary.get(key) is None else str(summary[key]) for key in (*NUMBERS, *TEXTS)]
         long = (pack(correct) if correct else "", json.dumps(curve) if curve else "", json.dumps(material(run.config)))
         self.rows[run.key] = dict(zip(COLUMNS, (*identity, *measured, *long), strict=True))
         text = io.StringIO()

@@ -1,7 +1,5 @@
 """The finished runs of a study by arm: the rows of results.csv, read and checked, and what their columns mean."""
 
-import base64
-import binascii
 import json
 import math
 import re
@@ -14,12 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit.checks import UsageError
-from vit.results import IDENTITY, Row
+from vit.results import NUMBERS, TEXTS, Row, unpack
 from vit.study import Study
 
 TEST_IMAGES = 10000
-TEXTS = ("attention/backend", "precision", "device", "torch", "commit")
-LONG = ("test/correct", "curve", "settings")
 
 
 @dataclass(frozen=True)
@@ -149,17 +145,13 @@ def read_arms(study: Study, rows: Sequence[Row]) -> list[Arm]:
 
 
 def read_row(row: Row, arm: Arm, seed: int, where: str) -> None:
-    for key in row:
-        if key in IDENTITY or key in LONG:
-            continue
-        text = row[key] or ""
-        if key in TEXTS:
-            arm.texts[key] = sorted({*arm.texts.get(key, []), text} - {""})
-        elif text:
-            values = arm.values.setdefault(key, {})
-            if seed in values:
-                raise UsageError(f"{where}: expected one final run of each seed, got two")
-            values[seed] = read_number(text, key, where)
+    if seed in arm.machines:
+        raise UsageError(f"{where}: expected one final run of each seed, got two")
+    for key in TEXTS:
+        arm.texts[key] = sorted({*arm.texts.get(key, []), row.get(key) or ""} - {""})
+    for key in NUMBERS:
+        if text := row.get(key):
+            arm.values.setdefault(key, {})[seed] = read_number(text, key, where)
     arm.machines[seed] = row.get("device") or "", row.get("precision") or ""
     if not row.get("test/acc"):
         arm.diverged.append(seed)
@@ -173,9 +165,8 @@ def read_row(row: Row, arm: Arm, seed: int, where: str) -> None:
         if row.get("curve"):
             arm.curves[seed] = [(float(x), float(y)) for x, y in json.loads(row["curve"])]
         if row.get("test/correct"):
-            bits = np.frombuffer(base64.b64decode(row["test/correct"], validate=True), dtype=np.uint8)
-            arm.correct[seed] = np.unpackbits(bits).astype(bool)
-    except (ValueError, TypeError, KeyError, AttributeError, binascii.Error) as error:
+            arm.correct[seed] = unpack(row["test/correct"])
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UsageError(f"{where}: settings, choice, curve or test/correct cannot be read ({error!r})") from None
     right, accuracy = arm.correct.get(seed), arm.values.get("test/acc", {}).get(seed)
     if right is not None and (

@@ -11,6 +11,7 @@ from vit.report.arms import Arm, costs_of, differing, short
 from vit.report.findings import ACCURACY, Difference, Findings, amount, between
 from vit.report.looks import Look
 from vit.report.page import Cell
+from vit.results import TEXTS
 from vit.statistics import LEVEL, mean_interval, pairs_needed
 
 VERDICTS = {"supported": "✓ supported", "refuted": "✗ refuted", "undecided": "? undecided"}
@@ -202,7 +203,7 @@ def methods(findings: Findings) -> str:
     chooses = "chose the weights of every run" if 0 not in validation else "chose the weights where there were any"
     noted = {
         key: ", ".join(sorted({text for arm in arms for text in arm.texts.get(key, [])})) or "not noted"
-        for key in ("device", "precision", "attention/backend", "torch", "commit")
+        for key in TEXTS
     }
     items = [
         f"Seeds {listed(study.seeds)}. Arms alike in data and batch size see the same images in the same order. A seed "
