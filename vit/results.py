@@ -4,6 +4,8 @@ import base64
 import csv
 import io
 import json
+import math
+import re
 import statistics
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vit.checks import UsageError, check
+from vit.checks import UsageError, check, one_line
 from vit.config import Config
 from vit.files import atomic
 from vit.study import Run, Study, material
@@ -47,11 +49,39 @@ def unpack(text: str) -> NDArray[np.bool]:
     return np.unpackbits(np.frombuffer(base64.b64decode(text, validate=True), dtype=np.uint8)).astype(bool)
 
 
+def check_row(row: Row, where: str) -> None:
+    """Refuse a damaged row.
+
+    Raises:
+        UsageError: phase or seed is none, choice or settings cannot be read, or a measurement is no number.
+    """
+    if row.get("phase") not in ("tuning", "final") or not re.fullmatch(r"\d+", row.get("seed") or ""):
+        raise UsageError(f"{where}: expected a phase, tuning or final, and a number as seed")
+    for key in ("choice", "settings"):
+        try:
+            value = json.loads(row[key])
+        except (ValueError, TypeError, KeyError):
+            value = None
+        check(isinstance(value, dict), f"{where}: {key}", "settings as JSON", row.get(key))
+    for key in NUMBERS:
+        if text := row.get(key):
+            fits = is_number(text) and not (key.endswith("acc") and not 0 <= float(text) <= 1)
+            check(fits, f"{where}: {key}", f"a number{' from 0 to 1' * key.endswith('acc')}", text)
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a number, neither NaN nor infinite."""
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
 class Results:
     """The rows by their run's key, and the file that holds them.
 
     Raises:
-        UsageError: the file has other columns, or a claim of the study is about none of them.
+        UsageError: the file has other columns or a damaged row, or a claim of the study is about no column.
     """
 
     def __init__(self, path: Path, study: Study) -> None:
@@ -61,13 +91,18 @@ class Results:
             check(claim.metric in NUMBERS, "claims.metric", f"one of {', '.join(NUMBERS)}", claim.metric)
         if not path.exists():
             return
-        with path.open(newline="") as file:
-            for row in csv.DictReader(file):
-                if row.keys() != set(COLUMNS):
-                    odd = ", ".join(str(key) for key in row.keys() ^ set(COLUMNS))
-                    raise UsageError(f"{path}: these columns are missing or unknown: {odd}")
-                choice = row["choice"] if row["phase"] == "tuning" else ""
-                self.rows[row["phase"], row["arm"], choice, row["seed"]] = row
+        try:
+            with path.open(newline="") as file:
+                rows = list(csv.DictReader(file))
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise UsageError(f"{path}: cannot be read ({one_line(error)})") from None
+        for row in rows:
+            if row.keys() != set(COLUMNS):
+                odd = ", ".join(str(key) for key in row.keys() ^ set(COLUMNS))
+                raise UsageError(f"{path}: these columns are missing or unknown: {odd}")
+            check_row(row, f"{path}: arm {row['arm']}, seed {row['seed']}")
+            choice = row["choice"] if row["phase"] == "tuning" else ""
+            self.rows[row["phase"], row["arm"], choice, row["seed"]] = row
 
     def missing(self, runs: list[Run]) -> list[Run]:
         """Those that have no row yet.
@@ -91,7 +126,8 @@ class Results:
                 continue
             choice, points = json.loads(row["choice"]), self.study.points(row["arm"])
             if choice in points:
-                self.check(row, self.study.run(row["phase"], row["arm"], choice, int(row["seed"])))
+                point = points[points.index(choice)]  # as the study file writes it, which may say 1 for 1.0
+                self.check(row, self.study.run(row["phase"], row["arm"], point, int(row["seed"])))
             elif row["phase"] == "final":
                 raise UsageError(f"{self.path}: arm {row['arm']}: expected a choice among {points}, got {choice}")
 

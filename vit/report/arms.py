@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit.checks import UsageError
-from vit.results import NUMBERS, TEXTS, Row, unpack
+from vit.results import NUMBERS, TEXTS, Row, check_row, unpack
 from vit.study import Study
 
 TEST_IMAGES = 10000
@@ -134,8 +133,7 @@ def read_arms(study: Study, rows: Sequence[Row]) -> list[Arm]:
     arms = {name: Arm(name) for name in study.arms}
     for row in rows:
         where = f"results.csv: arm {row.get('arm')}, seed {row.get('seed')}"
-        if row.get("phase") not in ("tuning", "final") or not re.fullmatch(r"\d+", row.get("seed") or ""):
-            raise UsageError(f"{where}: expected a phase, tuning or final, and a number as seed")
+        check_row(row, where)
         if row["phase"] == "final" and row["arm"] in arms and int(row["seed"]) in study.seeds:
             read_row(row, arms[row["arm"]], int(row["seed"]), where)
     finished = [arm for arm in arms.values() if arm.n]
@@ -151,7 +149,7 @@ def read_row(row: Row, arm: Arm, seed: int, where: str) -> None:
         arm.texts[key] = sorted({*arm.texts.get(key, []), row.get(key) or ""} - {""})
     for key in NUMBERS:
         if text := row.get(key):
-            arm.values.setdefault(key, {})[seed] = read_number(text, key, where)
+            arm.values.setdefault(key, {})[seed] = float(text)
     arm.machines[seed] = row.get("device") or "", row.get("precision") or ""
     if not row.get("test/acc"):
         arm.diverged.append(seed)
@@ -159,30 +157,20 @@ def read_row(row: Row, arm: Arm, seed: int, where: str) -> None:
     if count > 1 and seed in arm.values.get("compute/train_seconds", {}):
         minutes = arm.values["compute/train_seconds"][seed] / 60 * count
         arm.values.setdefault(f"compute/{unit.lower()}_minutes", {})[seed] = minutes
+    arm.settings = {key: value for key, value in json.loads(row["settings"]).items() if key != "seed"}
+    arm.choice = json.loads(row["choice"])
     try:
-        arm.settings = {key: value for key, value in json.loads(row["settings"]).items() if key != "seed"}
-        arm.choice = dict(json.loads(row["choice"]))
         if row.get("curve"):
             arm.curves[seed] = [(float(x), float(y)) for x, y in json.loads(row["curve"])]
         if row.get("test/correct"):
             arm.correct[seed] = unpack(row["test/correct"])
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UsageError(f"{where}: settings, choice, curve or test/correct cannot be read ({error!r})") from None
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{where}: curve or test/correct cannot be read ({error!r})") from None
     right, accuracy = arm.correct.get(seed), arm.values.get("test/acc", {}).get(seed)
     if right is not None and (
         len(right) != TEST_IMAGES or accuracy is None or abs(right.mean() - accuracy) > 0.5 / TEST_IMAGES
     ):
         raise UsageError(f"{where}: expected {TEST_IMAGES} bits in test/correct, as many of them 1 as test/acc says")
-
-
-def read_number(text: str, key: str, where: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value) or (key.endswith("acc") and not 0 <= value <= 1):
-        raise UsageError(f"{where}: {key}: expected a number{' from 0 to 1' * key.endswith('acc')}, got {text!r}")
-    return value
 
 
 def units(device: str) -> tuple[int, str]:
