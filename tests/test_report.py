@@ -160,6 +160,34 @@ def test_seconds_of_two_machines_are_not_compared(make: Any, tmp_path: Path) -> 
     assert table_row(page, "Comparisons", "four against one")[2] == "8"  # accuracies are
 
 
+def cost_of(page: Path, title: str, arm: str) -> str | None:
+    """What the table of arms says of a cost, None if it has no such column."""
+    columns = table_row(page, "Arms", "arm")
+    return table_row(page, "Arms", arm)[columns.index(title)] if title in columns else None
+
+
+def test_a_device_makes_seconds_core_minutes_or_gpu_minutes(make: Any, tmp_path: Path) -> None:
+    study = make()
+    cores, gpus = "training on a CPU (core-minutes)", "training on a GPU (GPU-minutes)"
+
+    def costs(devices: list[str]) -> list[str | None]:
+        rows = make_rows(study, {"one": 0.0, "four": 0.0})
+        for row in rows:
+            row["device"] = devices[int(row["seed"]) % len(devices)]
+        page = write_report(study, rows, tmp_path)
+        charts = {"core": cores, "gpu": gpus}
+        assert {name for name, title in charts.items() if cost_of(page, title, "one")} == {
+            name for name in charts if f"accuracy_{name}_minutes" in specs_of(page)
+        }
+        return [cost_of(page, title, "one") for title in (cores, gpus)]
+
+    assert costs(["Some CPU, threads: 1"]) == ["3.39", None]  # 203.5 seconds
+    assert costs(["Some CPU, threads: 1", "Some CPU, threads: 3"]) == ["6.79", None]  # of all seeds, not of some
+    assert costs(["Some GPU"]) == [None, "3.39"]
+    assert costs(["2 x Some GPU"]) == [None, "6.78"]
+    assert costs([""]) == [None, None]
+
+
 def test_the_finding_opens_with_the_headline(make: Any, tmp_path: Path) -> None:
     arms = {"one": {"model.heads": 1}, "four": {"model.heads": 4}, "adamw": {"optim.name": "adamw"}}
     comparisons = {"gain": ["one", "four"], "loss": ["one", "adamw"]}

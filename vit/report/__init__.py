@@ -22,7 +22,7 @@ def write_report(study: Study, rows: Sequence[Row], folder: Path) -> Path:
     Raises:
         UsageError: a row is damaged, or there is no finished run. Nothing is written then.
     """
-    from vit.report import drawing, figures, page, sections  # with Altair and SciPy, which take a second
+    from vit.report import drawing, figures, page, sections  # with Altair, SciPy and PyTorch, which take seconds
     from vit.report.arms import differing, read_arms
     from vit.report.findings import Findings, sentence
     from vit.report.looks import looks

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit.checks import UsageError
+from vit.compute import units_of
 from vit.results import NUMBERS, TEXTS, Row, check_row, unpack
 from vit.study import Study
 
@@ -153,9 +154,9 @@ def read_row(row: Row, arm: Arm, seed: int, where: str) -> None:
     arm.machines[seed] = row.get("device") or "", row.get("precision") or ""
     if not row.get("test/acc"):
         arm.diverged.append(seed)
-    count, unit = units(row.get("device") or "")
-    if count > 1 and seed in arm.values.get("compute/train_seconds", {}):
-        minutes = arm.values["compute/train_seconds"][seed] / 60 * count
+    if row.get("device") and row.get("compute/train_seconds"):
+        count, unit = units_of(row["device"])
+        minutes = float(row["compute/train_seconds"]) / 60 * count
         arm.values.setdefault(f"compute/{unit.lower()}_minutes", {})[seed] = minutes
     arm.settings = {key: value for key, value in json.loads(row["settings"]).items() if key != "seed"}
     arm.choice = json.loads(row["choice"])
@@ -171,13 +172,6 @@ def read_row(row: Row, arm: Arm, seed: int, where: str) -> None:
         len(right) != TEST_IMAGES or accuracy is None or abs(right.mean() - accuracy) > 0.5 / TEST_IMAGES
     ):
         raise UsageError(f"{where}: expected {TEST_IMAGES} bits in test/correct, as many of them 1 as test/acc says")
-
-
-def units(device: str) -> tuple[int, str]:
-    """How many cores or GPUs: (2, "core")."""
-    from vit.compute import units_of  # loads PyTorch, which takes seconds
-
-    return units_of(device)
 
 
 def costs_of(arms: Sequence[Arm]) -> list[Quantity]:
