@@ -157,7 +157,74 @@ def test_seconds_of_two_machines_are_not_compared(make: Any, tmp_path: Path) -> 
             row["device"] = "Some other CPU, threads: 1"
     page = write_report(study, rows, tmp_path)
     assert table_row(page, "Claims", "cost")[3:] == ["not measured", "not measured", "? undecided"]
-    assert table_row(page, "Comparisons", "four against one")[2] == "8"  # accuracies are
+    comparison = table_row(page, "Comparisons", "four against one")
+    assert (comparison[2], comparison[7]) == ("8", "")  # accuracies are, the training time is not
+    assert "Which should I choose?" not in text_of(page)
+    assert "different machines: Some CPU, threads: 1; Some other CPU, threads: 1. Seconds, energy" in text_of(page)
+    specs = specs_of(page)
+    assert {name for name in specs if name.startswith("cost_")} == {"cost_train_flops"}
+    assert 'id="accuracy" data-spec="accuracy_train_flops"' in page.read_text()
+    steps = specs["accuracy_train_seconds"]["datasets"]["steps_train_seconds"]
+    assert steps == []  # no Pareto front
+    assert specs["accuracy_train_flops"]["datasets"]["steps_train_flops"] != []
+
+
+def test_seconds_are_compared_at_the_seeds_of_one_machine(make: Any, tmp_path: Path) -> None:
+    study = make(claims=[claim()])
+    rows = make_rows(study, {"one": 0.0, "four": 0.0})
+    for row in rows:
+        if row["arm"] == "four" and row["seed"] == "7":
+            row["device"], row["compute/train_seconds"] = "Some slow CPU, threads: 1", "99999"
+    page = write_report(study, rows, tmp_path)
+    assert table_row(page, "Claims", "cost")[3].startswith("+19.7 %")  # 40 of 203 seconds
+    assert table_row(page, "Comparisons", "four against one")[7] == "1.20 times"
+    points = specs_of(page)["cost_train_seconds"]["datasets"]["ratios_train_seconds"]
+    assert [(point["seeds"], point["ratio"]) for point in points] == [("8", "1.000"), ("7", "1.197")]
+
+
+def test_an_interaction_of_seconds_needs_one_machine_for_all_four_arms(make: Any, tmp_path: Path) -> None:
+    arms = {
+        "one": {"model.heads": 1},
+        "four": {"model.heads": 4},
+        "one_8": {"model.heads": 1, "model.patch_size": 8},
+        "four_8": {"model.heads": 4, "model.patch_size": 8},
+    }
+    comparisons = {"fine": ["one", "four"], "coarse": ["one_8", "four_8"]}
+    twist = {"twist": ["fine", "coarse"]}
+    study = make(arms=arms, comparisons=comparisons, interactions=twist, claims=[claim(comparison="twist")])
+    rows = make_rows(study, dict.fromkeys(arms, 0.0))
+    assert table_row(write_report(study, rows, tmp_path), "Claims", "cost")[3] != "not measured"
+    for row in rows:
+        if row["arm"].endswith("_8"):
+            row["device"] = "Some other CPU, threads: 1"
+    assert table_row(write_report(study, rows, tmp_path), "Claims", "cost")[3] == "not measured"
+
+
+def test_a_precision_is_of_the_machine_unless_it_was_asked_for(make: Any, tmp_path: Path) -> None:
+    """bfloat16 against float32 is what a study may be about; "auto" may tell machines of one name apart."""
+
+    def ratio(one: str, four: str) -> str:
+        arms = {"one": {"model.heads": 1, "train.precision": one}, "four": {"train.precision": four}}
+        study = make(arms=arms)
+        rows = make_rows(study, dict.fromkeys(arms, 0.0))
+        for row in rows:
+            row["precision"] = "float32" if row["arm"] == "four" else "bfloat16"
+        return table_row(write_report(study, rows, tmp_path), "Comparisons", "four against one")[7]
+
+    assert ratio("bf16", "fp32") == "1.20 times"
+    assert ratio("auto", "fp32") == "1.20 times"
+    assert ratio("auto", "auto") == ""
+
+
+def test_a_run_that_diverged_is_of_no_machine(make: Any, tmp_path: Path) -> None:
+    study = make()
+    rows = make_rows(study, {"one": 0.0, "four": 0.0})
+    rows[-1] = {key: rows[-1][key] for key in ("study", "phase", "arm", "choice", "seed", "settings")}
+    page = write_report(study, rows, tmp_path)
+    assert table_row(page, "Arms", "four")[1] == "7 of 8, 1 diverged"
+    assert table_row(page, "Comparisons", "four against one")[7] == "1.20 times"
+    assert "different machines" not in text_of(page)
+    assert "training time from 204 s" in text_of(page)
 
 
 def cost_of(page: Path, title: str, arm: str) -> str | None:
@@ -185,6 +252,7 @@ def test_a_device_makes_seconds_core_minutes_or_gpu_minutes(make: Any, tmp_path:
     assert costs(["Some CPU, threads: 1", "Some CPU, threads: 3"]) == ["6.79", None]  # of all seeds, not of some
     assert costs(["Some GPU"]) == [None, "3.39"]
     assert costs(["2 x Some GPU"]) == [None, "6.78"]
+    assert costs(["Some CPU, threads: 1", "Some GPU"]) == [None, None]  # rather than means over other seeds
     assert costs([""]) == [None, None]
 
 

@@ -3,9 +3,9 @@
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,7 +70,7 @@ QUANTITIES = {
 }
 
 
-# What depends on the machine, so that rows of two machines do not compare.
+# What depends on the machine, so that runs of two machines do not compare.
 OF_THE_MACHINE = {cost.key for cost in COSTS} - {"compute/train_flops", "model/params"} | {"compute/images_per_second"}
 
 
@@ -86,6 +86,14 @@ def short(value: float) -> str:
     return text if "e" in text or "." not in text else text.rstrip("0").rstrip(".")
 
 
+class Machine(NamedTuple):
+    """What a run trained on. Machines whose devices have one name may still choose another precision."""
+
+    device: str
+    asked: str  # the setting of the precision, "auto" leaves it to the machine
+    precision: str
+
+
 @dataclass
 class Arm:
     """One arm's finished runs. Every dict in `values` and the others are by seed."""
@@ -97,7 +105,7 @@ class Arm:
     texts: dict[str, list[str]] = field(default_factory=dict)  # column -> different values, sorted
     curves: dict[int, list[tuple[float, float]]] = field(default_factory=dict)  # (training FLOPs, val accuracy)
     correct: dict[int, NDArray[np.bool_]] = field(default_factory=dict)  # (TEST_IMAGES,)
-    machines: dict[int, tuple[str, str]] = field(default_factory=dict)  # device and precision
+    machines: dict[int, Machine] = field(default_factory=dict)
     diverged: list[int] = field(default_factory=list)  # seeds whose training did not end
 
     def of(self, key: str) -> list[float]:
@@ -151,15 +159,16 @@ def read_row(row: Row, arm: Arm, seed: int, where: str) -> None:
     for key in NUMBERS:
         if text := row.get(key):
             arm.values.setdefault(key, {})[seed] = float(text)
-    arm.machines[seed] = row.get("device") or "", row.get("precision") or ""
+    arm.settings = {key: value for key, value in json.loads(row["settings"]).items() if key != "seed"}
+    arm.choice = json.loads(row["choice"])
+    asked = str(arm.settings.get("train.precision"))
+    arm.machines[seed] = Machine(row.get("device") or "", asked, row.get("precision") or "")
     if not row.get("test/acc"):
         arm.diverged.append(seed)
     if row.get("device") and row.get("compute/train_seconds"):
         count, unit = units_of(row["device"])
         minutes = float(row["compute/train_seconds"]) / 60 * count
         arm.values.setdefault(f"compute/{unit.lower()}_minutes", {})[seed] = minutes
-    arm.settings = {key: value for key, value in json.loads(row["settings"]).items() if key != "seed"}
-    arm.choice = json.loads(row["choice"])
     try:
         if row.get("curve"):
             arm.curves[seed] = [(float(x), float(y)) for x, y in json.loads(row["curve"])]
@@ -175,8 +184,28 @@ def read_row(row: Row, arm: Arm, seed: int, where: str) -> None:
 
 
 def costs_of(arms: Sequence[Arm]) -> list[Quantity]:
-    """What was measured for every arm, in the order of `COSTS`."""
-    return [cost for cost in COSTS if all(arm.of(cost.key) for arm in arms)]
+    """What was measured in every finished run, in the order of `COSTS`: a mean over some seeds would mislead."""
+    return [cost for cost in COSTS if all(len(arm.of(cost.key)) == arm.n for arm in arms)]
+
+
+def alike(key: str, machines: Set[Machine]) -> bool:
+    """Whether what a column says of runs on these machines compares: always, unless it depends on the machine.
+
+    Precisions may differ where they were asked to: then they are no matter of the machine.
+    """
+    devices, precisions = {each.device for each in machines}, {each[1:] for each in machines}
+    return key not in OF_THE_MACHINE or (len(devices) == 1 and len(dict(precisions)) == len(precisions))
+
+
+def compares(key: str, arms: Sequence[Arm]) -> bool:
+    """Whether a column's means over all seeds of these arms compare."""
+    return alike(key, {arm.machines[seed] for arm in arms for seed in arm.values.get(key, {})})
+
+
+def common_seeds(key: str, arms: Sequence[Arm]) -> list[int]:
+    """The seeds at which a column of all these arms compares, sorted."""
+    seeds = set.intersection(*(set(arm.values.get(key, {})) for arm in arms))
+    return sorted(seed for seed in seeds if alike(key, {arm.machines[seed] for arm in arms}))
 
 
 def spread(arms: Sequence[Arm], key: str) -> float:

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from vit.report.arms import COSTS, OF_THE_MACHINE, Arm, Quantity, costs_of, quantity, spread
+from vit.report.arms import COSTS, Arm, Quantity, common_seeds, compares, costs_of, quantity, spread
 from vit.statistics import LEVEL, McNemar, Paired, Verdict, holm, mcnemar, paired, verdict
 from vit.statistics import Claim as Claimed
 from vit.study import Claim, Study
@@ -111,27 +111,16 @@ class Findings:
 
     def test(self, label: str, key: str) -> Difference:
         a, b = (self.study.comparisons | self.study.interactions)[label]
-        first, second, reference = self.values(label, key)
-        seeds = sorted(first.keys() & second.keys())
-        differences = {seed: second[seed] - first[seed] for seed in seeds}
-        both = paired([first[seed] for seed in seeds], [second[seed] for seed in seeds]) if seeds else None
-        base = [reference[seed] for seed in seeds]
-        return Difference(
-            label, quantity(key), a, b, differences, both, statistics.fmean(base) if base else math.nan, 1.0
-        )
-
-    def values(self, label: str, key: str) -> tuple[dict[int, float], dict[int, float], dict[int, float]]:
-        """By seed: of a, of b, and what relative margins refer to."""
-        if label in self.study.interactions:
-            one, two = self.study.interactions[label]
-            first, second = self.test(one, key), self.test(two, key)
-            return first.differences, second.differences, self.values(one, key)[0]
-        arms = [self.by_name.get(arm, Arm(arm)) for arm in self.study.comparisons[label]]
-        a, b = (arm.values.get(key, {}) for arm in arms)
-        if key in OF_THE_MACHINE:
-            same = {seed for seed in a.keys() & b.keys() if arms[0].machines[seed] == arms[1].machines[seed]}
-            a, b = ({seed: value for seed, value in side.items() if seed in same} for side in (a, b))
-        return a, b, a
+        both = [self.study.comparisons[each] for each in (a, b)] if label in self.study.interactions else [[a, b]]
+        arms = [self.by_name.get(name, Arm(name)) for pair in both for name in pair]
+        seeds = common_seeds(key, arms)
+        first, second, *more = ([arm.values[key][seed] for seed in seeds] for arm in arms)
+        reference = statistics.fmean(first) if seeds else math.nan
+        if more:
+            first, second = less(second, first), less(more[1], more[0])
+        differences = dict(zip(seeds, less(second, first), strict=True))
+        tested = paired(first, second) if seeds else None
+        return Difference(label, quantity(key), a, b, differences, tested, reference, 1.0)
 
     def mcnemar(self, label: str) -> tuple[int, McNemar] | None:
         """Over how many seeds, and the test; None without predictions of a common seed."""
@@ -142,8 +131,10 @@ class Findings:
         return len(seeds), mcnemar(np.stack([a[seed] for seed in seeds]), np.stack([b[seed] for seed in seeds]))
 
     def ratio(self, label: str, key: str) -> float | None:
-        """Mean of b over mean of a."""
-        a, b = (self.by_name[arm].mean(key) if arm in self.by_name else None for arm in self.study.comparisons[label])
+        """Mean of b over mean of a, at the seeds that compare."""
+        arms = [self.by_name.get(name, Arm(name)) for name in self.study.comparisons[label]]
+        seeds = common_seeds(key, arms)
+        a, b = (sum(arm.values[key][seed] for seed in seeds) for arm in arms)
         return b / a if a and b else None
 
     def choices(self) -> list[Choice]:
@@ -152,6 +143,8 @@ class Findings:
         budgets = [main_cost(self.arms), *(cost for cost in COSTS if cost.key in BUDGETS)]
         for cost in dict.fromkeys(budgets):
             if cost not in costs_of(self.arms) or spread(self.arms, cost.key) < NEAR:
+                continue
+            if not compares(cost.key, self.arms):
                 continue
             best = None
             for level, within in levels(self.arms, cost.key):
@@ -188,6 +181,10 @@ class Findings:
         return self.by_pair[key]
 
 
+def less(these: Sequence[float], those: Sequence[float]) -> list[float]:
+    return [this - that for this, that in zip(these, those, strict=True)]
+
+
 def validated(arm: Arm) -> float:
     """What an arm is chosen by: mean validation accuracy, or that of the test split where there is no other."""
     mean = arm.mean("best/val_acc")
@@ -200,9 +197,10 @@ def p_value(difference: Paired | None) -> float:
 
 
 def main_cost(arms: Sequence[Arm]) -> Quantity:
-    """The first cost that tells arms apart: training FLOPs, if any two arms differ in them."""
+    """The first cost that compares and tells arms apart: training FLOPs, if any two arms differ in them."""
     measured = costs_of(arms)
-    return next((cost for cost in measured if spread(arms, cost.key) >= NEAR), measured[0] if measured else COSTS[0])
+    telling = (cost for cost in measured if compares(cost.key, arms) and spread(arms, cost.key) >= NEAR)
+    return next(telling, measured[0] if measured else COSTS[0])
 
 
 def levels(arms: Sequence[Arm], key: str) -> Iterator[tuple[float, list[Arm]]]:

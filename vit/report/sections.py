@@ -7,13 +7,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from vit.report import figures, page
-from vit.report.arms import Arm, costs_of, differing, short
+from vit.report.arms import Arm, compares, costs_of, differing, short
 from vit.report.findings import ACCURACY, Difference, Findings, amount, between
 from vit.report.looks import Look
 from vit.report.page import Cell
 from vit.results import TEXTS
 from vit.statistics import LEVEL, mean_interval, pairs_needed
 
+SECONDS = "compute/train_seconds"
 VERDICTS = {"supported": "✓ supported", "refuted": "✗ refuted", "undecided": "? undecided"}
 
 
@@ -83,14 +84,13 @@ def pictures(findings: Findings, look: dict[str, Look], charts: Sequence[figures
 
 def machines(findings: Findings) -> str:
     """What may make runs unlike each other that no arm means to."""
-
-    def different(key: str) -> list[str]:
-        return sorted({text for arm in findings.arms for text in arm.texts.get(key, [])})
-
-    devices, commits = different("device"), different("commit")
     found = []
-    if len(devices) > 1:
-        found.append(f"These runs come from different machines, whose seconds do not compare: {'; '.join(devices)}.")
+    if not compares(SECONDS, findings.arms):
+        runs = [arm.machines[seed] for arm in findings.arms for seed in arm.values.get(SECONDS, {})]
+        names = {", ".join(filter(None, (run.device, run.precision))) or "not noted" for run in runs}
+        text = "Seconds, energy and memory are compared only between runs of one machine"
+        found.append(f"These runs come from different machines: {'; '.join(sorted(names))}. {text}.")
+    commits = sorted({text for arm in findings.arms for text in arm.texts.get("commit", [])})
     if len(commits) > 1 or any(commit.endswith("+") for commit in commits):
         found.append(f"They were trained by different versions of the code: {', '.join(commits)}.")
     return page.paragraph(" ".join(found), "note warning") if found else ""
@@ -158,7 +158,7 @@ def comparisons_table(findings: Findings) -> Iterator[str]:
     rows: list[list[Cell]] = []
     for test in [*findings.comparisons, *findings.interactions]:
         reading, plain = test.read(findings.margin), test.label in findings.study.comparisons
-        ratio = findings.ratio(test.label, "compute/train_seconds") if plain else None
+        ratio = findings.ratio(test.label, SECONDS) if plain else None
         cells: list[Cell] = [
             test.label,
             f"{test.b} less {test.a}",
