@@ -127,6 +127,18 @@ def test_no_effect_is_called_equivalent_and_noise_undecided(make: Any, tmp_path:
     assert table_row(page, "Comparisons", "four against one")[6] == "? undecided"
 
 
+def test_a_difference_that_was_found_may_not_matter(make: Any, tmp_path: Path) -> None:
+    study = make(margin=3.0)
+    page = write_report(study, make_rows(study, {"one": 0.0, "four": 0.02}), tmp_path)
+    assert re.search(r"higher test accuracy than one: .*, within the margin of ±3 points\.", text_of(page))
+    assert table_row(page, "Comparisons", "four against one")[6] == "▲ higher, within the margin"
+    arms = {"one": {"model.heads": 1}, "two": {"model.heads": 2}, "four": {"model.heads": 4}}
+    study = make(arms=arms, margin=3.0, headline="two against one")
+    page = write_report(study, make_rows(study, {"one": 0.0, "two": 0.02, "four": 0.1}), tmp_path)
+    assert re.search(r"two against one: \+2\.00 points .*, higher, but within ±3 points\. Test accuracy", text_of(page))
+    assert "in 2 of 2 comparisons (1 of them by less than the margin of ±3 points), most in" in text_of(page)
+
+
 def test_claims_are_judged_one_by_one(make: Any, tmp_path: Path) -> None:
     claims = [
         claim(aspect="time"),

@@ -9,8 +9,9 @@ from typing import Any
 import altair as alt
 
 from vit.report.arms import Arm, Quantity, common_seeds, compares, costs_of, quantity, spread
-from vit.report.findings import ACCURACY, Findings, amount, between, front, main_cost
+from vit.report.findings import ACCURACY, Findings, front, main_cost
 from vit.report.looks import INK, Look
+from vit.report.wording import SIGNS, amount, between
 from vit.statistics import mean_interval
 
 Points = list[dict[str, Any]]
@@ -19,7 +20,6 @@ DECADE = 10.0  # costs that span more are drawn on a logarithmic axis
 ROW = 50  # pixels
 # What is drawn as data say: a colour, a shape.
 COLOUR, SHAPE = alt.Color("colour:N", scale=None), alt.Shape("shape:N", scale=None)
-SIGNS = {"higher": "▲", "lower": "▼", "equivalent": "=", "undecided": "?"}
 HEAD_COSTS = (
     "compute/train_flops",
     "compute/train_seconds",

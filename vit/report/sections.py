@@ -8,9 +8,10 @@ from typing import Any
 
 from vit.report import figures, page
 from vit.report.arms import Arm, compares, costs_of, differing, short
-from vit.report.findings import ACCURACY, Difference, Findings, amount, between
+from vit.report.findings import ACCURACY, Difference, Findings
 from vit.report.looks import Look
 from vit.report.page import Cell
+from vit.report.wording import amount, between, effect, listed, p_text, plural, said
 from vit.results import TEXTS
 from vit.statistics import LEVEL, mean_interval, pairs_needed
 
@@ -99,10 +100,10 @@ def machines(findings: Findings) -> str:
 def claims(findings: Findings) -> Iterator[str]:
     rows: list[list[Cell]] = []
     for claim, test, outcome, margin in findings.claims():
-        effect = described(test)
+        measured = effect(test)
         if test.paired and margin and test.paired.std:
-            effect += f", margin ±{amount(test, margin).lstrip('+')}"
-        cells: list[Cell] = [claim.aspect, (claim.claim, "words"), (claim.test, "words"), (effect, "words")]
+            measured += f", margin ±{amount(test, margin).lstrip('+')}"
+        cells: list[Cell] = [claim.aspect, (claim.claim, "words"), (claim.test, "words"), (measured, "words")]
         rows.append([*cells, (p_text(test), "number"), (VERDICTS[outcome], outcome)])
     if rows:
         columns: list[Cell] = ["aspect", "claim", "operational test", "measured", ("p (Holm)", "number"), "verdict"]
@@ -157,7 +158,7 @@ def arms_table(findings: Findings, marks: Sequence[str]) -> str:
 def comparisons_table(findings: Findings) -> Iterator[str]:
     rows: list[list[Cell]] = []
     for test in [*findings.comparisons, *findings.interactions]:
-        reading, plain = test.read(findings.margin), test.label in findings.study.comparisons
+        reading, plain = said(test, findings.margin), test.label in findings.study.comparisons
         ratio = findings.ratio(test.label, SECONDS) if plain else None
         cells: list[Cell] = [
             test.label,
@@ -165,7 +166,7 @@ def comparisons_table(findings: Findings) -> Iterator[str]:
             (str(test.paired.n if test.paired else 0), "number"),
         ]
         cells.append((amount(test, test.paired.mean, unit=False) if test.paired else "", "number"))
-        cells += [(between(test), "number"), (p_text(test), "number"), (said(findings, test), reading)]
+        cells += [(between(test), "number"), (p_text(test), "number"), (reading, test.read(findings.margin))]
         cells.append((f"{ratio:.2f} times" if ratio else "", "number"))
         cells.append((mcnemar_text(findings, test) if plain else "", "line"))
         rows.append(cells)
@@ -182,12 +183,6 @@ def comparisons_table(findings: Findings) -> Iterator[str]:
     if findings.least_p >= LEVEL:
         parts.insert(0, page.paragraph(weak(findings), "note warning"))
     yield page.section("Comparisons", *parts)
-
-
-def said(findings: Findings, test: Difference) -> str:
-    reading = test.read(findings.margin)
-    small = reading in ("higher", "lower") and test.judge(findings.margin, "same") == "supported"
-    return f"{figures.SIGNS[reading]} {reading}{', within the margin' * small}"
 
 
 def weak(findings: Findings) -> str:
@@ -260,20 +255,6 @@ def gridded(grid: dict[str, list[Any]]) -> str:
     return "; ".join(f"{key} {', '.join(map(setting, values))}" for key, values in grid.items())
 
 
-def described(test: Difference) -> str:
-    """The measured effect, e.g. `+0.21 points (+0.10 to +0.32), n = 8`."""
-    if test.paired is None:
-        return "not measured"
-    interval = between(test)
-    return f"{amount(test, test.paired.mean)}{f' ({interval})' if interval else ''}, n = {test.paired.n}"
-
-
-def p_text(test: Difference) -> str:
-    if test.paired is None or math.isnan(test.p):
-        return "none: no spread" if test.paired and test.paired.std == 0 and test.paired.n > 1 else "not measured"
-    return f"{test.p:.3f}" if test.p >= 0.001 else "< 0.001"
-
-
 def mcnemar_text(findings: Findings, test: Difference) -> str:
     counted = findings.mcnemar(test.label)
     if counted is None:
@@ -293,14 +274,3 @@ def mean_and_sd(arm: Arm, key: str) -> str:
 def setting(value: object) -> str:
     """A value as a config file has it."""
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def listed(numbers: Sequence[int]) -> str:
-    """`0 to 7` for a run of numbers, else all of them."""
-    if len(numbers) > 2 and list(numbers) == list(range(numbers[0], numbers[0] + len(numbers))):
-        return f"{numbers[0]} to {numbers[-1]}"
-    return " and ".join(filter(None, [", ".join(str(each) for each in numbers[:-1]), str(numbers[-1])]))
-
-
-def plural(count: int, word: str) -> str:
-    return f"{count} {word}{'s' * (count != 1)}"
