@@ -121,6 +121,7 @@ def test_no_effect_is_called_equivalent_and_noise_undecided(make: Any, tmp_path:
     page = write_report(study, make_rows(study, {"one": 0.0, "four": 0.0}), tmp_path)
     assert "four and one are equivalent in test accuracy within ±0.5 points: 0.00 points" in text_of(page)
     assert table_row(page, "Comparisons", "four against one")[6] == "= equivalent"
+    assert "Equivalence is judged for each comparison alone, without adjustment" in text_of(page)
     study = make(margin=0.01)  # the noise has a standard deviation of 0.03 points
     page = write_report(study, make_rows(study, {"one": 0.0, "four": 0.0}), tmp_path)
     assert text_of(page).startswith("One head or four? Undecided: ")

@@ -209,11 +209,13 @@ def methods(findings: Findings) -> str:
         "Differences: mean over seeds of b less a, its 95 % BCa bootstrap interval, and a two-sided sign-flip test, "
         f"whose p is adjusted by Holm over the {plural(findings.family, 'test')} on this page. A difference is found "
         f"if the interval excludes 0 and p is below {LEVEL:g}, equivalence if the 90 % interval lies within the margin "
-        "(two one-sided tests). Otherwise the matter is undecided. What does not vary over seeds, such as FLOPs, needs "
-        "no test.",
+        "(two one-sided tests). Equivalence is judged for each comparison alone, without adjustment, so that among "
+        "many one may be called so by chance. Otherwise the matter is undecided. What does not vary over seeds, such "
+        "as FLOPs, needs no test.",
         *[
             "Claims: “more” or “less” is supported by a difference that way, refuted by one the other way or by "
-            "equivalence; “the same” is supported by equivalence, refuted by a difference without it."
+            "equivalence; “the same” is supported by equivalence, refuted by a difference without it. “Not more” is "
+            "supported if the 90 % interval ends below the margin, refuted by a difference upwards that may exceed it."
         ]
         * bool(study.claims),
         "Intervals of one arm's mean are Student's. FLOPs are those of matrix products, forward and backward, in "
