@@ -290,6 +290,17 @@ def test_an_arm_is_chosen_by_validation_and_reported_on_test(make: Any, tmp_path
     assert "four 7" not in part
 
 
+def test_a_mean_is_rounded_alike_everywhere(make: Any, tmp_path: Path) -> None:
+    study = make(seeds=[0, 1, 2, 3])
+    rows = make_rows(study, {"one": 0.0, "four": 0.02}, seeds=4)
+    for row, accuracy in zip(rows, (0.727, 0.7315, 0.7144, 0.7249), strict=False):  # 0.72445, a tie
+        row |= {"test/acc": str(accuracy), "test/correct": ""}
+    page = write_report(study, rows, tmp_path)
+    assert table_row(page, "Arms", "one")[2] == "72.45 ± 0.72"
+    means = specs_of(page)["accuracy_train_flops"]["datasets"]["means_train_flops"]
+    assert {point["test accuracy"] for point in means if point["arm"] == "one"} == {"72.45 %"}
+
+
 def test_an_interaction_is_the_second_comparison_less_the_first(make: Any, tmp_path: Path) -> None:
     study = make(
         arms={

@@ -267,10 +267,11 @@ def mcnemar_text(findings: Findings, test: Difference) -> str:
 
 
 def mean_and_sd(arm: Arm, key: str) -> str:
-    values = [100 * value for value in arm.of(key)]
+    values = arm.of(key)
     if not values:
         return ""
-    return f"{statistics.fmean(values):.2f}" + (f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else "")
+    deviation = f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{100 * statistics.fmean(values):.2f}{deviation}"
 
 
 def setting(value: object) -> str:
