@@ -121,10 +121,23 @@ def test_no_effect_is_called_equivalent_and_noise_undecided(make: Any, tmp_path:
     page = write_report(study, make_rows(study, {"one": 0.0, "four": 0.0}), tmp_path)
     assert "four and one are equivalent in test accuracy within ±0.5 points: 0.00 points" in text_of(page)
     assert table_row(page, "Comparisons", "four against one")[6] == "= equivalent"
+    assert "Equivalence is judged for each comparison alone, without adjustment" in text_of(page)
     study = make(margin=0.01)  # the noise has a standard deviation of 0.03 points
     page = write_report(study, make_rows(study, {"one": 0.0, "four": 0.0}), tmp_path)
     assert text_of(page).startswith("One head or four? Undecided: ")
     assert table_row(page, "Comparisons", "four against one")[6] == "? undecided"
+
+
+def test_a_difference_that_was_found_may_not_matter(make: Any, tmp_path: Path) -> None:
+    study = make(margin=3.0)
+    page = write_report(study, make_rows(study, {"one": 0.0, "four": 0.02}), tmp_path)
+    assert re.search(r"higher test accuracy than one: .*, within the margin of ±3 points\.", text_of(page))
+    assert table_row(page, "Comparisons", "four against one")[6] == "▲ higher, within the margin"
+    arms = {"one": {"model.heads": 1}, "two": {"model.heads": 2}, "four": {"model.heads": 4}}
+    study = make(arms=arms, margin=3.0, headline="two against one")
+    page = write_report(study, make_rows(study, {"one": 0.0, "two": 0.02, "four": 0.1}), tmp_path)
+    assert re.search(r"two against one: \+2\.00 points .*, higher, but within ±3 points\. Test accuracy", text_of(page))
+    assert "in 2 of 2 comparisons (1 of them by less than the margin of ±3 points), most in" in text_of(page)
 
 
 def test_claims_are_judged_one_by_one(make: Any, tmp_path: Path) -> None:
@@ -157,7 +170,103 @@ def test_seconds_of_two_machines_are_not_compared(make: Any, tmp_path: Path) -> 
             row["device"] = "Some other CPU, threads: 1"
     page = write_report(study, rows, tmp_path)
     assert table_row(page, "Claims", "cost")[3:] == ["not measured", "not measured", "? undecided"]
-    assert table_row(page, "Comparisons", "four against one")[2] == "8"  # accuracies are
+    comparison = table_row(page, "Comparisons", "four against one")
+    assert (comparison[2], comparison[7]) == ("8", "")  # accuracies are, the training time is not
+    assert "Which should I choose?" not in text_of(page)
+    assert "different machines: Some CPU, threads: 1; Some other CPU, threads: 1. Seconds, energy" in text_of(page)
+    specs = specs_of(page)
+    assert {name for name in specs if name.startswith("cost_")} == {"cost_train_flops"}
+    assert 'id="accuracy" data-spec="accuracy_train_flops"' in page.read_text()
+    steps = specs["accuracy_train_seconds"]["datasets"]["steps_train_seconds"]
+    assert steps == []  # no Pareto front
+    assert specs["accuracy_train_flops"]["datasets"]["steps_train_flops"] != []
+
+
+def test_seconds_are_compared_at_the_seeds_of_one_machine(make: Any, tmp_path: Path) -> None:
+    study = make(claims=[claim()])
+    rows = make_rows(study, {"one": 0.0, "four": 0.0})
+    for row in rows:
+        if row["arm"] == "four" and row["seed"] == "7":
+            row["device"], row["compute/train_seconds"] = "Some slow CPU, threads: 1", "99999"
+    page = write_report(study, rows, tmp_path)
+    assert table_row(page, "Claims", "cost")[3].startswith("+19.7 %")  # 40 of 203 seconds
+    assert table_row(page, "Comparisons", "four against one")[7] == "1.20 times"
+    points = specs_of(page)["cost_train_seconds"]["datasets"]["ratios_train_seconds"]
+    assert [(point["seeds"], point["ratio"]) for point in points] == [("8", "1.000"), ("7", "1.197")]
+
+
+def test_an_interaction_of_seconds_needs_one_machine_for_all_four_arms(make: Any, tmp_path: Path) -> None:
+    arms = {
+        "one": {"model.heads": 1},
+        "four": {"model.heads": 4},
+        "one_8": {"model.heads": 1, "model.patch_size": 8},
+        "four_8": {"model.heads": 4, "model.patch_size": 8},
+    }
+    comparisons = {"fine": ["one", "four"], "coarse": ["one_8", "four_8"]}
+    twist = {"twist": ["fine", "coarse"]}
+    study = make(arms=arms, comparisons=comparisons, interactions=twist, claims=[claim(comparison="twist")])
+    rows = make_rows(study, dict.fromkeys(arms, 0.0))
+    assert table_row(write_report(study, rows, tmp_path), "Claims", "cost")[3] != "not measured"
+    for row in rows:
+        if row["arm"].endswith("_8"):
+            row["device"] = "Some other CPU, threads: 1"
+    assert table_row(write_report(study, rows, tmp_path), "Claims", "cost")[3] == "not measured"
+
+
+def test_a_precision_is_of_the_machine_unless_it_was_asked_for(make: Any, tmp_path: Path) -> None:
+    """bfloat16 against float32 is what a study may be about; "auto" may tell machines of one name apart."""
+
+    def ratio(one: str, four: str) -> str:
+        arms = {"one": {"model.heads": 1, "train.precision": one}, "four": {"train.precision": four}}
+        study = make(arms=arms)
+        rows = make_rows(study, dict.fromkeys(arms, 0.0))
+        for row in rows:
+            row["precision"] = "float32" if row["arm"] == "four" else "bfloat16"
+        return table_row(write_report(study, rows, tmp_path), "Comparisons", "four against one")[7]
+
+    assert ratio("bf16", "fp32") == "1.20 times"
+    assert ratio("auto", "fp32") == "1.20 times"
+    assert ratio("auto", "auto") == ""
+
+
+def test_a_run_that_diverged_is_of_no_machine(make: Any, tmp_path: Path) -> None:
+    study = make()
+    rows = make_rows(study, {"one": 0.0, "four": 0.0})
+    rows[-1] = {key: rows[-1][key] for key in ("study", "phase", "arm", "choice", "seed", "settings")}
+    page = write_report(study, rows, tmp_path)
+    assert table_row(page, "Arms", "four")[1] == "7 of 8, 1 diverged"
+    assert table_row(page, "Comparisons", "four against one")[7] == "1.20 times"
+    assert "different machines" not in text_of(page)
+    assert "training time from 204 s" in text_of(page)
+
+
+def cost_of(page: Path, title: str, arm: str) -> str | None:
+    """What the table of arms says of a cost, None if it has no such column."""
+    columns = table_row(page, "Arms", "arm")
+    return table_row(page, "Arms", arm)[columns.index(title)] if title in columns else None
+
+
+def test_a_device_makes_seconds_core_minutes_or_gpu_minutes(make: Any, tmp_path: Path) -> None:
+    study = make()
+    cores, gpus = "training on a CPU (core-minutes)", "training on a GPU (GPU-minutes)"
+
+    def costs(devices: list[str]) -> list[str | None]:
+        rows = make_rows(study, {"one": 0.0, "four": 0.0})
+        for row in rows:
+            row["device"] = devices[int(row["seed"]) % len(devices)]
+        page = write_report(study, rows, tmp_path)
+        charts = {"core": cores, "gpu": gpus}
+        assert {name for name, title in charts.items() if cost_of(page, title, "one")} == {
+            name for name in charts if f"accuracy_{name}_minutes" in specs_of(page)
+        }
+        return [cost_of(page, title, "one") for title in (cores, gpus)]
+
+    assert costs(["Some CPU, threads: 1"]) == ["3.39", None]  # 203.5 seconds
+    assert costs(["Some CPU, threads: 1", "Some CPU, threads: 3"]) == ["6.79", None]  # of all seeds, not of some
+    assert costs(["Some GPU"]) == [None, "3.39"]
+    assert costs(["2 x Some GPU"]) == [None, "6.78"]
+    assert costs(["Some CPU, threads: 1", "Some GPU"]) == [None, None]  # rather than means over other seeds
+    assert costs([""]) == [None, None]
 
 
 def test_the_finding_opens_with_the_headline(make: Any, tmp_path: Path) -> None:
@@ -179,6 +288,17 @@ def test_an_arm_is_chosen_by_validation_and_reported_on_test(make: Any, tmp_path
     part = text_of(page).split("Which should I choose?")[1].split("Arms")[0]
     assert "one 75.35" in part
     assert "four 7" not in part
+
+
+def test_a_mean_is_rounded_alike_everywhere(make: Any, tmp_path: Path) -> None:
+    study = make(seeds=[0, 1, 2, 3])
+    rows = make_rows(study, {"one": 0.0, "four": 0.02}, seeds=4)
+    for row, accuracy in zip(rows, (0.727, 0.7315, 0.7144, 0.7249), strict=False):  # 0.72445, a tie
+        row |= {"test/acc": str(accuracy), "test/correct": ""}
+    page = write_report(study, rows, tmp_path)
+    assert table_row(page, "Arms", "one")[2] == "72.45 ± 0.72"
+    means = specs_of(page)["accuracy_train_flops"]["datasets"]["means_train_flops"]
+    assert {point["test accuracy"] for point in means if point["arm"] == "one"} == {"72.45 %"}
 
 
 def test_an_interaction_is_the_second_comparison_less_the_first(make: Any, tmp_path: Path) -> None:
@@ -250,8 +370,10 @@ def test_rows_of_tuning_and_of_other_arms_do_not_count(make: Any, tmp_path: Path
         ({"test/acc": "0.7x"}, "arm one, seed 0: test/acc: expected a number from 0 to 1, got '0.7x'"),
         ({"test/acc": "75.0"}, "arm one, seed 0: test/acc: expected a number from 0 to 1"),
         ({"compute/train_seconds": "nan"}, "compute/train_seconds: expected a number, got 'nan'"),
-        ({"settings": "{"}, "arm one, seed 0: settings, choice, curve or test/correct cannot be read"),
-        ({"curve": "[1, 2]"}, "arm one, seed 0: settings, choice, curve or test/correct cannot be read"),
+        ({"settings": "{"}, "arm one, seed 0: settings: expected settings as JSON, got '{'"),
+        ({"choice": "[]"}, "arm one, seed 0: choice: expected settings as JSON, got '[]'"),
+        ({"curve": "[1, 2]"}, "arm one, seed 0: curve or test/correct cannot be read"),
+        ({"test/correct": "?"}, "arm one, seed 0: curve or test/correct cannot be read"),
         ({"test/correct": "AAAA"}, "arm one, seed 0: expected 10000 bits in test/correct"),
         ({"seed": "1"}, "arm one, seed 1: expected one final run of each seed, got two"),
         ({"seed": ""}, "expected a phase, tuning or final, and a number as seed"),
@@ -266,6 +388,51 @@ def test_a_damaged_row_is_refused_in_one_line(make: Any, tmp_path: Path, change:
     assert message in str(refusal.value)
     assert "\n" not in str(refusal.value)
     assert not (tmp_path / "page").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "chosen", "said"),
+    [
+        (
+            "optim.lr",
+            [0.01, 0.02, 0.04],
+            0.04,
+            "At the end of its grid, so that beyond it may be better: one (optim.lr",
+        ),
+        (
+            "optim.lr",
+            [0.01, 0.02],
+            0.01,
+            "At the end of its grid, so that beyond it may be better: one (optim.lr 0.01)",
+        ),
+        ("optim.lr", [0.01, 0.02, 0.04], 0.02, "No choice lies at the end of its grid."),
+        ("optim.lr", [0.01], 0.01, None),
+        ("optim.name", ["adamw", "muon"], "muon", None),
+        ("model.qk_norm", [False, True], True, None),
+        ("model.head_dim", [None, 16], 16, None),
+        ("model.mlp_ratio", [2.0, "4.0"], 2.0, None),
+        ("augment.policy", ["none", "randaugment"], "none", None),
+    ],
+)
+def test_a_choice_at_the_end_of_a_grid_of_numbers_is_said(
+    make: Any, tmp_path: Path, key: str, values: list, chosen: object, said: str | None
+) -> None:
+    study = make(tuning={"grid": {key: values}, "seeds": [100]})
+    rows = [row | {"choice": json.dumps({key: chosen})} for row in make_rows(study, {"one": 0.0, "four": 0.02})]
+    text = text_of(write_report(study, rows, tmp_path))
+    assert f"The grid: {key} " in text
+    if said:
+        assert said in text
+    else:
+        assert "end of its grid" not in text
+
+
+def test_a_grid_of_heads_a_block_has_no_end(make: Any, tmp_path: Path) -> None:
+    arms = {"muon": {}, "adamw": {"optim.name": "adamw"}}
+    study = make(arms=arms, tuning={"grid": {"model.heads": [1, [1, 2, 4, 8]]}, "seeds": [100]})
+    rows = [row | {"choice": '{"model.heads": [1, 2, 4, 8]}'} for row in make_rows(study, {"muon": 0.0, "adamw": 0.0})]
+    text = text_of(write_report(study, rows, tmp_path))
+    assert "The grid: model.heads 1, [1, 2, 4, 8]. Differences" in text
 
 
 def test_so_few_seeds_that_nothing_can_be_found_is_said(make: Any, tmp_path: Path) -> None:

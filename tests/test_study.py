@@ -334,6 +334,46 @@ def test_a_page_is_not_made_of_rows_with_other_settings(write: Any, tmp_path: Pa
         Results(tmp_path / "results.csv", tuned).check_rows()
 
 
+@pytest.mark.parametrize(
+    ("column", "damaged", "message"),
+    [
+        ("settings", "{", "arm one, seed 0: settings: expected settings as JSON, got '{'"),
+        ("settings", "3", "arm one, seed 0: settings: expected settings as JSON, got '3'"),
+        ("choice", "", "arm one, seed 0: choice: expected settings as JSON, got ''"),
+        ("seed", "first", "arm one, seed first: expected a phase, tuning or final, and a number as seed"),
+        ("phase", "", "arm one, seed 0: expected a phase"),
+        ("best/val_acc", "high", "arm one, seed 0: best/val_acc: expected a number from 0 to 1, got 'high'"),
+        ("device", "\udcff", "cannot be read ('utf-8' codec can't decode byte 0xff"),
+        (None, "a torn line", "arm None, seed None: expected a phase"),
+    ],
+)
+def test_damaged_results_are_refused_in_one_line(
+    write: Any, tmp_path: Path, column: str | None, damaged: str, message: str
+) -> None:
+    study = load_study(write())
+    path = tmp_path / "results.csv"
+    results = Results(path, study)
+    results.add(study.final_runs({"one": {}, "four": {}})[0], {"test/acc": 0.5})
+    if column is None:
+        path.write_text(path.read_text() + damaged)
+    else:
+        (row,) = results.rows.values()
+        with path.open("w", newline="", errors="surrogateescape") as file:
+            writer = csv.DictWriter(file, row)
+            writer.writeheader()
+            writer.writerow(row | {column: damaged})
+    with pytest.raises(UsageError) as refusal:
+        Results(path, study).check_rows()
+    assert str(refusal.value).startswith(f"{path}: {message}")
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_choice_may_be_written_in_two_ways(write: Any, tmp_path: Path) -> None:
+    study = load_study(write(tuning={"grid": {"optim.lr": [1.0]}, "seeds": [9]}))
+    Results(tmp_path / "results.csv", study).add(study.tuning_runs()[0], {"best/val_acc": 0.5})
+    Results(tmp_path / "results.csv", load_study(write(tuning={"grid": {"optim.lr": [1]}, "seeds": [9]}))).check_rows()
+
+
 def test_run_names_are_distinct(write: Any) -> None:
     study = load_study(write(tuning={"grid": {"optim.lr": [0.01, 0.02]}, "seeds": [9]}))
     runs: list[Run] = study.tuning_runs() + study.final_runs({arm: {"optim.lr": 0.01} for arm in study.arms})

@@ -4,6 +4,8 @@ import base64
 import csv
 import io
 import json
+import math
+import re
 import statistics
 from pathlib import Path
 from typing import Any
@@ -11,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vit.checks import UsageError, check
+from vit.checks import UsageError, check, one_line
 from vit.config import Config
 from vit.files import atomic
 from vit.run_folder import material
 from vit.study import Run, Study
 
-# Which run it is, then what its summary says, then all its settings as JSON.
+# Which run it is, then what its summary says in numbers and in texts.
 IDENTITY = ("study", "phase", "arm", "choice", "seed")
 NUMBERS = (
     "best/val_acc", "test/acc", "val/loss", "test/loss", "test/ece", "train/loss", "model/params",
@@ -25,9 +27,11 @@ NUMBERS = (
     "compute/images_per_second",
     "inference/batch_1_seconds", "inference/batch_256_seconds", "compute/peak_memory_bytes", "compute/energy_joules",
 )  # fmt: skip
-MEASURED = (*NUMBERS, "attention/backend", "precision", "device", "torch", "commit")
-# Then which test images were right, as bits in base64, and [training FLOPs, validation accuracy] of every evaluation.
-COLUMNS = (*IDENTITY, *MEASURED, "test/correct", "curve", "settings")
+TEXTS = ("attention/backend", "precision", "device", "torch", "commit")
+# Then which test images were right, as bits in base64, [training FLOPs, validation accuracy] of every evaluation, and
+# all settings as JSON.
+LONG = ("test/correct", "curve", "settings")
+COLUMNS = (*IDENTITY, *NUMBERS, *TEXTS, *LONG)
 
 Row = dict[str, str]
 
@@ -38,15 +42,47 @@ def pack(correct: list[bool]) -> str:
 
 
 def unpack(text: str) -> NDArray[np.bool]:
-    """The values of `pack`, with false ones after them up to a multiple of 8."""
-    return np.unpackbits(np.frombuffer(base64.b64decode(text), dtype=np.uint8)).astype(bool)
+    """The values of `pack`, with false ones after them up to a multiple of 8.
+
+    Raises:
+        ValueError: the text is no base64.
+    """
+    return np.unpackbits(np.frombuffer(base64.b64decode(text, validate=True), dtype=np.uint8)).astype(bool)
+
+
+def check_row(row: Row, where: str) -> None:
+    """Refuse a damaged row.
+
+    Raises:
+        UsageError: phase or seed is none, choice or settings cannot be read, or a measurement is no number.
+    """
+    if row.get("phase") not in ("tuning", "final") or not re.fullmatch(r"\d+", row.get("seed") or ""):
+        raise UsageError(f"{where}: expected a phase, tuning or final, and a number as seed")
+    for key in ("choice", "settings"):
+        try:
+            value = json.loads(row[key])
+        except (ValueError, TypeError, KeyError):
+            value = None
+        check(isinstance(value, dict), f"{where}: {key}", "settings as JSON", row.get(key))
+    for key in NUMBERS:
+        if text := row.get(key):
+            fits = is_number(text) and not (key.endswith("acc") and not 0 <= float(text) <= 1)
+            check(fits, f"{where}: {key}", f"a number{' from 0 to 1' * key.endswith('acc')}", text)
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a number, neither NaN nor infinite."""
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 class Results:
     """The rows by their run's key, and the file that holds them.
 
     Raises:
-        UsageError: the file has other columns, or a claim of the study is about none of them.
+        UsageError: the file has other columns or a damaged row, or a claim of the study is about no column.
     """
 
     def __init__(self, path: Path, study: Study) -> None:
@@ -56,13 +92,18 @@ class Results:
             check(claim.metric in NUMBERS, "claims.metric", f"one of {', '.join(NUMBERS)}", claim.metric)
         if not path.exists():
             return
-        with path.open(newline="") as file:
-            for row in csv.DictReader(file):
-                if row.keys() != set(COLUMNS):
-                    odd = ", ".join(str(key) for key in row.keys() ^ set(COLUMNS))
-                    raise UsageError(f"{path}: these columns are missing or unknown: {odd}")
-                choice = row["choice"] if row["phase"] == "tuning" else ""
-                self.rows[row["phase"], row["arm"], choice, row["seed"]] = row
+        try:
+            with path.open(newline="") as file:
+                rows = list(csv.DictReader(file))
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise UsageError(f"{path}: cannot be read ({one_line(error)})") from None
+        for row in rows:
+            if row.keys() != set(COLUMNS):
+                odd = ", ".join(str(key) for key in row.keys() ^ set(COLUMNS))
+                raise UsageError(f"{path}: these columns are missing or unknown: {odd}")
+            check_row(row, f"{path}: arm {row['arm']}, seed {row['seed']}")
+            choice = row["choice"] if row["phase"] == "tuning" else ""
+            self.rows[row["phase"], row["arm"], choice, row["seed"]] = row
 
     def missing(self, runs: list[Run]) -> list[Run]:
         """Those that have no row yet.
@@ -86,7 +127,8 @@ class Results:
                 continue
             choice, points = json.loads(row["choice"]), self.study.points(row["arm"])
             if choice in points:
-                self.check(row, self.study.run(row["phase"], row["arm"], choice, int(row["seed"])))
+                point = points[points.index(choice)]  # as the study file writes it, which may say 1 for 1.0
+                self.check(row, self.study.run(row["phase"], row["arm"], point, int(row["seed"])))
             elif row["phase"] == "final":
                 raise UsageError(f"{self.path}: arm {row['arm']}: expected a choice among {points}, got {choice}")
 
@@ -117,7 +159,7 @@ class Results:
         if "compute/images_seen" in summary:  # over the whole training, where the run's own metric is of its last steps
             rate = summary["compute/images_seen"] / summary["compute/train_seconds"]
             summary = summary | {"compute/images_per_second": rate}
-        measured = ["" if summary.get(key) is None else str(summary[key]) for key in MEASURED]
+        measured = ["" if summary.get(key) is None else str(summary[key]) for key in (*NUMBERS, *TEXTS)]
         long = (pack(correct) if correct else "", json.dumps(curve) if curve else "", json.dumps(material(run.config)))
         self.rows[run.key] = dict(zip(COLUMNS, (*identity, *measured, *long), strict=True))
         text = io.StringIO()

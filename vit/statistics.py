@@ -154,7 +154,8 @@ def verdict(difference: Paired, p_adjusted: float, margin: float, claim: Claim) 
     """Judge a claim that b is more than, less than or the same as a.
 
     A difference is *found* where its 95 % interval excludes 0 and `p_adjusted` is below 0.05. The arms are *equivalent*
-    where the 90 % interval lies inside (-margin, +margin). Both may hold: a difference can be real and not matter.
+    where the 90 % interval lies inside (-margin, +margin), which is judged for each comparison alone, without
+    adjustment. Both may hold: a difference can be real and not matter.
 
     | claim | supported | refuted | undecided |
     |---|---|---|---|

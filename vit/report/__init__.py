@@ -2,7 +2,8 @@
 
     python -m vit.report configs/studies/quickstart.yaml
 
-A page has the finding, the charts (figures.py), the claims, choices and tables (sections.py) of what findings.py found.
+A page has the finding in a sentence (wording.py), the charts (figures.py), the claims, choices and tables
+(sections.py) of what findings.py found.
 """
 
 from collections.abc import Sequence
@@ -22,10 +23,11 @@ def write_report(study: Study, rows: Sequence[Row], folder: Path) -> Path:
     Raises:
         UsageError: a row is damaged, or there is no finished run. Nothing is written then.
     """
-    from vit.report import drawing, figures, page, sections  # with Altair and SciPy, which take a second
+    from vit.report import drawing, figures, page, sections  # with Altair, SciPy and PyTorch, which take seconds
     from vit.report.arms import differing, read_arms
-    from vit.report.findings import Findings, sentence
+    from vit.report.findings import Findings
     from vit.report.looks import looks
+    from vit.report.wording import sentence
 
     arms = read_arms(study, rows)
     findings = Findings(study, arms)

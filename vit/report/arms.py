@@ -1,25 +1,21 @@
 """The finished runs of a study by arm: the rows of results.csv, read and checked, and what their columns mean."""
 
-import base64
-import binascii
 import json
 import math
-import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vit.checks import UsageError
-from vit.results import IDENTITY, Row
+from vit.compute import units_of
+from vit.results import NUMBERS, TEXTS, Row, check_row, unpack
 from vit.study import Study
 
 TEST_IMAGES = 10000
-TEXTS = ("attention/backend", "precision", "device", "torch", "commit")
-LONG = ("test/correct", "curve", "settings")
 
 
 @dataclass(frozen=True)
@@ -74,7 +70,7 @@ QUANTITIES = {
 }
 
 
-# What depends on the machine, so that rows of two machines do not compare.
+# What depends on the machine, so that runs of two machines do not compare.
 OF_THE_MACHINE = {cost.key for cost in COSTS} - {"compute/train_flops", "model/params"} | {"compute/images_per_second"}
 
 
@@ -90,6 +86,14 @@ def short(value: float) -> str:
     return text if "e" in text or "." not in text else text.rstrip("0").rstrip(".")
 
 
+class Machine(NamedTuple):
+    """What a run trained on. Machines whose devices have one name may still choose another precision."""
+
+    device: str
+    asked: str  # the setting of the precision, "auto" leaves it to the machine
+    precision: str
+
+
 @dataclass
 class Arm:
     """One arm's finished runs. Every dict in `values` and the others are by seed."""
@@ -101,7 +105,7 @@ class Arm:
     texts: dict[str, list[str]] = field(default_factory=dict)  # column -> different values, sorted
     curves: dict[int, list[tuple[float, float]]] = field(default_factory=dict)  # (training FLOPs, val accuracy)
     correct: dict[int, NDArray[np.bool_]] = field(default_factory=dict)  # (TEST_IMAGES,)
-    machines: dict[int, tuple[str, str]] = field(default_factory=dict)  # device and precision
+    machines: dict[int, Machine] = field(default_factory=dict)
     diverged: list[int] = field(default_factory=list)  # seeds whose training did not end
 
     def of(self, key: str) -> list[float]:
@@ -138,8 +142,7 @@ def read_arms(study: Study, rows: Sequence[Row]) -> list[Arm]:
     arms = {name: Arm(name) for name in study.arms}
     for row in rows:
         where = f"results.csv: arm {row.get('arm')}, seed {row.get('seed')}"
-        if row.get("phase") not in ("tuning", "final") or not re.fullmatch(r"\d+", row.get("seed") or ""):
-            raise UsageError(f"{where}: expected a phase, tuning or final, and a number as seed")
+        check_row(row, where)
         if row["phase"] == "final" and row["arm"] in arms and int(row["seed"]) in study.seeds:
             read_row(row, arms[row["arm"]], int(row["seed"]), where)
     finished = [arm for arm in arms.values() if arm.n]
@@ -149,34 +152,30 @@ def read_arms(study: Study, rows: Sequence[Row]) -> list[Arm]:
 
 
 def read_row(row: Row, arm: Arm, seed: int, where: str) -> None:
-    for key in row:
-        if key in IDENTITY or key in LONG:
-            continue
-        text = row[key] or ""
-        if key in TEXTS:
-            arm.texts[key] = sorted({*arm.texts.get(key, []), text} - {""})
-        elif text:
-            values = arm.values.setdefault(key, {})
-            if seed in values:
-                raise UsageError(f"{where}: expected one final run of each seed, got two")
-            values[seed] = read_number(text, key, where)
-    arm.machines[seed] = row.get("device") or "", row.get("precision") or ""
+    if seed in arm.machines:
+        raise UsageError(f"{where}: expected one final run of each seed, got two")
+    for key in TEXTS:
+        arm.texts[key] = sorted({*arm.texts.get(key, []), row.get(key) or ""} - {""})
+    for key in NUMBERS:
+        if text := row.get(key):
+            arm.values.setdefault(key, {})[seed] = float(text)
+    arm.settings = {key: value for key, value in json.loads(row["settings"]).items() if key != "seed"}
+    arm.choice = json.loads(row["choice"])
+    asked = str(arm.settings.get("train.precision"))
+    arm.machines[seed] = Machine(row.get("device") or "", asked, row.get("precision") or "")
     if not row.get("test/acc"):
         arm.diverged.append(seed)
-    count, unit = units(row.get("device") or "")
-    if count > 1 and seed in arm.values.get("compute/train_seconds", {}):
-        minutes = arm.values["compute/train_seconds"][seed] / 60 * count
+    if row.get("device") and row.get("compute/train_seconds"):
+        count, unit = units_of(row["device"])
+        minutes = float(row["compute/train_seconds"]) / 60 * count
         arm.values.setdefault(f"compute/{unit.lower()}_minutes", {})[seed] = minutes
     try:
-        arm.settings = {key: value for key, value in json.loads(row["settings"]).items() if key != "seed"}
-        arm.choice = dict(json.loads(row["choice"]))
         if row.get("curve"):
             arm.curves[seed] = [(float(x), float(y)) for x, y in json.loads(row["curve"])]
         if row.get("test/correct"):
-            bits = np.frombuffer(base64.b64decode(row["test/correct"], validate=True), dtype=np.uint8)
-            arm.correct[seed] = np.unpackbits(bits).astype(bool)
-    except (ValueError, TypeError, KeyError, AttributeError, binascii.Error) as error:
-        raise UsageError(f"{where}: settings, choice, curve or test/correct cannot be read ({error!r})") from None
+            arm.correct[seed] = unpack(row["test/correct"])
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{where}: curve or test/correct cannot be read ({error!r})") from None
     right, accuracy = arm.correct.get(seed), arm.values.get("test/acc", {}).get(seed)
     if right is not None and (
         len(right) != TEST_IMAGES or accuracy is None or abs(right.mean() - accuracy) > 0.5 / TEST_IMAGES
@@ -184,26 +183,29 @@ def read_row(row: Row, arm: Arm, seed: int, where: str) -> None:
         raise UsageError(f"{where}: expected {TEST_IMAGES} bits in test/correct, as many of them 1 as test/acc says")
 
 
-def read_number(text: str, key: str, where: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value) or (key.endswith("acc") and not 0 <= value <= 1):
-        raise UsageError(f"{where}: {key}: expected a number{' from 0 to 1' * key.endswith('acc')}, got {text!r}")
-    return value
-
-
-def units(device: str) -> tuple[int, str]:
-    """How many cores or GPUs: (2, "core")."""
-    from vit.compute import units_of  # loads PyTorch, which takes seconds
-
-    return units_of(device)
-
-
 def costs_of(arms: Sequence[Arm]) -> list[Quantity]:
-    """What was measured for every arm, in the order of `COSTS`."""
-    return [cost for cost in COSTS if all(arm.of(cost.key) for arm in arms)]
+    """What was measured in every finished run, in the order of `COSTS`: a mean over some seeds would mislead."""
+    return [cost for cost in COSTS if all(len(arm.of(cost.key)) == arm.n for arm in arms)]
+
+
+def alike(key: str, machines: Set[Machine]) -> bool:
+    """Whether what a column says of runs on these machines compares: always, unless it depends on the machine.
+
+    Precisions may differ where they were asked to: then they are no matter of the machine.
+    """
+    devices, precisions = {each.device for each in machines}, {each[1:] for each in machines}
+    return key not in OF_THE_MACHINE or (len(devices) == 1 and len(dict(precisions)) == len(precisions))
+
+
+def compares(key: str, arms: Sequence[Arm]) -> bool:
+    """Whether a column's means over all seeds of these arms compare."""
+    return alike(key, {arm.machines[seed] for arm in arms for seed in arm.values.get(key, {})})
+
+
+def common_seeds(key: str, arms: Sequence[Arm]) -> list[int]:
+    """The seeds at which a column of all these arms compares, sorted."""
+    seeds = set.intersection(*(set(arm.values.get(key, {})) for arm in arms))
+    return sorted(seed for seed in seeds if alike(key, {arm.machines[seed] for arm in arms}))
 
 
 def spread(arms: Sequence[Arm], key: str) -> float:

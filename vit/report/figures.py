@@ -8,9 +8,10 @@ from typing import Any
 
 import altair as alt
 
-from vit.report.arms import Arm, Quantity, costs_of, quantity, spread
-from vit.report.findings import ACCURACY, Findings, amount, between, front, main_cost
+from vit.report.arms import Arm, Quantity, common_seeds, compares, costs_of, quantity, spread
+from vit.report.findings import ACCURACY, Findings, front, main_cost
 from vit.report.looks import INK, Look
+from vit.report.wording import SIGNS, amount, between
 from vit.statistics import mean_interval
 
 Points = list[dict[str, Any]]
@@ -19,7 +20,6 @@ DECADE = 10.0  # costs that span more are drawn on a logarithmic axis
 ROW = 50  # pixels
 # What is drawn as data say: a colour, a shape.
 COLOUR, SHAPE = alt.Color("colour:N", scale=None), alt.Shape("shape:N", scale=None)
-SIGNS = {"higher": "▲", "lower": "▼", "equivalent": "=", "undecided": "?"}
 HEAD_COSTS = (
     "compute/train_flops",
     "compute/train_seconds",
@@ -55,8 +55,12 @@ def charts(findings: Findings, look: dict[str, Look]) -> list[Chart]:
 
 
 def accuracy_against(cost: Quantity, findings: Findings, look: dict[str, Look]) -> Chart:
-    """Mean test accuracy of each arm with its interval, its seeds behind it, and the Pareto front of the means."""
-    arms, best = findings.arms, front(findings.arms, cost.key)
+    """Mean test accuracy of each arm with its interval, its seeds behind it, and the Pareto front of the means.
+
+    There is no front where costs of several machines do not compare.
+    """
+    arms = findings.arms
+    best = front(arms, cost.key) if compares(cost.key, arms) else []
     offsets = side_by_side(arms, cost.key)
     means: Points = []
     dots: Points = []
@@ -64,7 +68,7 @@ def accuracy_against(cost: Quantity, findings: Findings, look: dict[str, Look]) 
         drawn = {"offset": offsets[arm.name], "colour": look[arm.name].colour, "shape": look[arm.name].shape}
         named = arm.name if arm in best else ""
         means.append(
-            {**mean_point(arm, cost, findings), **drawn, "name": named, "last": arm is best[-1] is not best[0]}
+            {**mean_point(arm, cost, findings), **drawn, "name": named, "last": len(best) > 1 and arm is best[-1]}
         )
         accuracy, costs = arm.values[ACCURACY], arm.values[cost.key]
         seeds = sorted(accuracy.keys() & costs.keys())
@@ -250,12 +254,12 @@ def families(arms: Sequence[Arm], look: dict[str, Look]) -> Iterator[list[Arm]]:
 
 
 def relative(family: Sequence[Arm], cost: Quantity, look: dict[str, Look]) -> Points:
-    """Each arm's cost over that of the one-head arm, paired by seed: mean and 95 % interval; [] if not measured."""
-    base = family[0].values.get(cost.key, {})
+    """Each arm's cost over that of the one-head arm, paired by seed: mean and 95 % interval; [] if one has none."""
     points: Points = []
     for arm in family:
-        own = arm.values.get(cost.key, {})
-        ratios = [own[seed] / base[seed] for seed in sorted(own.keys() & base.keys()) if base[seed]]
+        seeds = common_seeds(cost.key, [family[0], arm])
+        pairs = [(family[0].values[cost.key][seed], arm.values[cost.key][seed]) for seed in seeds]
+        ratios = [own / base for base, own in pairs if base]
         if not ratios:
             return []
         mean = statistics.fmean(ratios)

@@ -9,9 +9,9 @@ from typing import Literal
 
 import numpy as np
 
-from vit.report.arms import COSTS, OF_THE_MACHINE, Arm, Quantity, costs_of, quantity, spread
-from vit.statistics import LEVEL, McNemar, Paired, Verdict, holm, mcnemar, paired, verdict
+from vit.report.arms import COSTS, Arm, Quantity, common_seeds, compares, costs_of, quantity, spread
 from vit.statistics import Claim as Claimed
+from vit.statistics import McNemar, Paired, Verdict, holm, mcnemar, paired, verdict
 from vit.study import Claim, Study
 
 ACCURACY = "test/acc"
@@ -52,6 +52,10 @@ class Difference:
         if self.judge(margin, "less") == "supported":
             return "lower"
         return "equivalent" if self.judge(margin, "same") == "supported" else "undecided"
+
+    def small(self, margin: float) -> bool:
+        """Whether the difference was found and yet lies within the margin."""
+        return self.read(margin) in ("higher", "lower") and self.judge(margin, "same") == "supported"
 
 
 @dataclass(frozen=True)
@@ -111,27 +115,16 @@ class Findings:
 
     def test(self, label: str, key: str) -> Difference:
         a, b = (self.study.comparisons | self.study.interactions)[label]
-        first, second, reference = self.values(label, key)
-        seeds = sorted(first.keys() & second.keys())
-        differences = {seed: second[seed] - first[seed] for seed in seeds}
-        both = paired([first[seed] for seed in seeds], [second[seed] for seed in seeds]) if seeds else None
-        base = [reference[seed] for seed in seeds]
-        return Difference(
-            label, quantity(key), a, b, differences, both, statistics.fmean(base) if base else math.nan, 1.0
-        )
-
-    def values(self, label: str, key: str) -> tuple[dict[int, float], dict[int, float], dict[int, float]]:
-        """By seed: of a, of b, and what relative margins refer to."""
-        if label in self.study.interactions:
-            one, two = self.study.interactions[label]
-            first, second = self.test(one, key), self.test(two, key)
-            return first.differences, second.differences, self.values(one, key)[0]
-        arms = [self.by_name.get(arm, Arm(arm)) for arm in self.study.comparisons[label]]
-        a, b = (arm.values.get(key, {}) for arm in arms)
-        if key in OF_THE_MACHINE:
-            same = {seed for seed in a.keys() & b.keys() if arms[0].machines[seed] == arms[1].machines[seed]}
-            a, b = ({seed: value for seed, value in side.items() if seed in same} for side in (a, b))
-        return a, b, a
+        both = [self.study.comparisons[each] for each in (a, b)] if label in self.study.interactions else [[a, b]]
+        arms = [self.by_name.get(name, Arm(name)) for pair in both for name in pair]
+        seeds = common_seeds(key, arms)
+        first, second, *more = ([arm.values[key][seed] for seed in seeds] for arm in arms)
+        reference = statistics.fmean(first) if seeds else math.nan
+        if more:
+            first, second = less(second, first), less(more[1], more[0])
+        differences = dict(zip(seeds, less(second, first), strict=True))
+        tested = paired(first, second) if seeds else None
+        return Difference(label, quantity(key), a, b, differences, tested, reference, 1.0)
 
     def mcnemar(self, label: str) -> tuple[int, McNemar] | None:
         """Over how many seeds, and the test; None without predictions of a common seed."""
@@ -142,8 +135,10 @@ class Findings:
         return len(seeds), mcnemar(np.stack([a[seed] for seed in seeds]), np.stack([b[seed] for seed in seeds]))
 
     def ratio(self, label: str, key: str) -> float | None:
-        """Mean of b over mean of a."""
-        a, b = (self.by_name[arm].mean(key) if arm in self.by_name else None for arm in self.study.comparisons[label])
+        """Mean of b over mean of a, at the seeds that compare."""
+        arms = [self.by_name.get(name, Arm(name)) for name in self.study.comparisons[label]]
+        seeds = common_seeds(key, arms)
+        a, b = (sum(arm.values[key][seed] for seed in seeds) for arm in arms)
         return b / a if a and b else None
 
     def choices(self) -> list[Choice]:
@@ -151,7 +146,7 @@ class Findings:
         found = []
         budgets = [main_cost(self.arms), *(cost for cost in COSTS if cost.key in BUDGETS)]
         for cost in dict.fromkeys(budgets):
-            if cost not in costs_of(self.arms) or spread(self.arms, cost.key) < NEAR:
+            if cost not in costs_of(self.arms) or not tells_apart(cost, self.arms):
                 continue
             best = None
             for level, within in levels(self.arms, cost.key):
@@ -182,10 +177,14 @@ class Findings:
         """other - one in test accuracy, over the seeds of both."""
         key = one.name, other.name
         if key not in self.by_pair:
-            a, b = one.values[ACCURACY], other.values[ACCURACY]
-            seeds = sorted(a.keys() & b.keys())
-            self.by_pair[key] = paired([a[seed] for seed in seeds], [b[seed] for seed in seeds]) if seeds else None
+            seeds = common_seeds(ACCURACY, [one, other])
+            a, b = ([arm.values[ACCURACY][seed] for seed in seeds] for arm in (one, other))
+            self.by_pair[key] = paired(a, b) if seeds else None
         return self.by_pair[key]
+
+
+def less(these: Sequence[float], those: Sequence[float]) -> list[float]:
+    return [this - that for this, that in zip(these, those, strict=True)]
 
 
 def validated(arm: Arm) -> float:
@@ -200,9 +199,13 @@ def p_value(difference: Paired | None) -> float:
 
 
 def main_cost(arms: Sequence[Arm]) -> Quantity:
-    """The first cost that tells arms apart: training FLOPs, if any two arms differ in them."""
+    """The first cost that compares and tells arms apart: training FLOPs, if any two arms differ in them."""
     measured = costs_of(arms)
-    return next((cost for cost in measured if spread(arms, cost.key) >= NEAR), measured[0] if measured else COSTS[0])
+    return next((cost for cost in measured if tells_apart(cost, arms)), measured[0] if measured else COSTS[0])
+
+
+def tells_apart(cost: Quantity, arms: Sequence[Arm]) -> bool:
+    return compares(cost.key, arms) and spread(arms, cost.key) >= NEAR
 
 
 def levels(arms: Sequence[Arm], key: str) -> Iterator[tuple[float, list[Arm]]]:
@@ -224,93 +227,3 @@ def front(arms: Sequence[Arm], key: str) -> list[Arm]:
         if not best or arm.accuracy > best[-1].accuracy:
             best.append(arm)
     return best
-
-
-def sentence(findings: Findings) -> str:
-    """The finding, as plain text: the study's headline, then how all that it compares stands."""
-    headline = findings.study.headline
-    return f"{read_out(findings, headline)} {counted(findings)}" if headline else counted(findings)
-
-
-def read_out(findings: Findings, label: str) -> str:
-    """One comparison or interaction with its reading."""
-    test = findings.tests[label, ACCURACY]
-    if test.paired is None:
-        return f"{label}: not measured yet."
-    reading = test.read(findings.margin)
-    within = f" within ±{findings.study.margin:g} points"
-    small = reading in ("higher", "lower") and test.judge(findings.margin, "same") == "supported"
-    return f"{label}: {effect(test)}, {reading}{within * (reading == 'equivalent')}{', but' + within if small else ''}."
-
-
-def counted(findings: Findings) -> str:
-    """Of all comparisons and interactions, how many differ and which most."""
-    tests = [test for test in [*findings.comparisons, *findings.interactions] if test.paired]
-    margin = f"±{findings.study.margin:g} points"
-    if not tests:
-        return "Nothing can be compared yet: no two arms of a comparison have a finished seed in common."
-    readings = [test.read(findings.margin) for test in tests]
-    if len(tests) == 1:
-        return single(tests[0], readings[0], findings.study.margin)
-    largest = max(tests, key=lambda test: abs(test.paired.mean) if test.paired else 0.0)
-    differ = [test for test, reading in zip(tests, readings, strict=True) if reading in ("higher", "lower")]
-    same, open_ = readings.count("equivalent"), readings.count("undecided")
-    rest = ", ".join(
-        [f"{same} {'is' if same == 1 else 'are'} equivalent within {margin}"] * (same > 0)
-        + [f"{open_} {'stays' if open_ == 1 else 'stay'} undecided"] * (open_ > 0)
-    )
-    if differ:
-        largest = max(differ, key=lambda test: abs(test.paired.mean) if test.paired else 0.0)
-        small = sum(test.judge(findings.margin, "same") == "supported" for test in differ)
-        within = f" ({small} of them by less than the margin of {margin})" if small else ""
-        text = f"Test accuracy differs in {len(differ)} of {len(tests)} comparisons{within}, most in “{largest.label}”"
-        return f"{text}: {effect(largest)}{'; ' + rest if rest else ''}."
-    if findings.least_p >= LEVEL:
-        few = f"So few seeds cannot show a difference in {findings.family} tests at once"
-        text = f"{few}: of {len(tests)} comparisons {rest}"
-    elif same:
-        text = f"No difference in test accuracy was found: of {len(tests)} comparisons {rest}"
-    else:
-        text = f"Undecided: in none of {len(tests)} comparisons can test accuracy be called different or equivalent"
-    return f"{text}; the largest difference is that of “{largest.label}”, {effect(largest)}."
-
-
-def single(test: Difference, reading: Reading, points: float) -> str:
-    margin = f"±{points:g} points"
-    if reading in ("higher", "lower"):
-        small = f", within the margin of {margin}" if test.judge(points / 100, "same") == "supported" else ""
-        return f"{test.b} has a {reading} test accuracy than {test.a}: {effect(test)}{small}."
-    if reading == "equivalent":
-        return f"{test.b} and {test.a} are equivalent in test accuracy within {margin}: {effect(test)}."
-    return (
-        f"Undecided: test accuracy of {test.b} against {test.a} can be called neither different nor equivalent within "
-        f"{margin}: {effect(test)}."
-    )
-
-
-def effect(test: Difference) -> str:
-    """A difference with its interval and n, e.g. `+0.21 points (95 % interval +0.10 to +0.32, n = 8)`."""
-    if test.paired is None:
-        return "not measured"
-    interval = between(test)
-    seeds = f"n = {test.paired.n} paired seed{'s' * (test.paired.n > 1)}"
-    return f"{amount(test, test.paired.mean)} ({f'95 % interval {interval}, ' if interval else ''}{seeds})"
-
-
-def amount(test: Difference, value: float, unit: bool = True) -> str:
-    """A difference as people read it: points of an accuracy, otherwise percent of a's mean."""
-    sign = "+" if value else ""
-    if test.quantity.accuracy:
-        text = f"{100 * value:{sign}.2f}" + " points" * unit
-    elif test.reference:
-        text = f"{100 * value / abs(test.reference):{sign}.1f}" + " %" * unit
-    else:
-        text = f"{value:{sign}.3g}"
-    return text.replace("-", "\N{MINUS SIGN}")
-
-
-def between(test: Difference) -> str:
-    """The 95 % interval, "" where there is none or nothing varies."""
-    if test.paired is None or math.isnan(test.paired.low) or test.paired.std == 0:
-        return ""
-    return f"{amount(test, test.paired.low, unit=False)} to {amount(test, test.paired.high, unit=False)}"

@@ -7,12 +7,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from vit.report import figures, page
-from vit.report.arms import Arm, costs_of, differing, short
-from vit.report.findings import ACCURACY, Difference, Findings, amount, between
+from vit.report.arms import Arm, compares, costs_of, differing, short
+from vit.report.findings import ACCURACY, Difference, Findings
 from vit.report.looks import Look
 from vit.report.page import Cell
+from vit.report.wording import amount, between, effect, listed, p_text, plural, said
+from vit.results import TEXTS
 from vit.statistics import LEVEL, mean_interval, pairs_needed
 
+SECONDS = "compute/train_seconds"
 VERDICTS = {"supported": "✓ supported", "refuted": "✗ refuted", "undecided": "? undecided"}
 
 
@@ -82,14 +85,13 @@ def pictures(findings: Findings, look: dict[str, Look], charts: Sequence[figures
 
 def machines(findings: Findings) -> str:
     """What may make runs unlike each other that no arm means to."""
-
-    def different(key: str) -> list[str]:
-        return sorted({text for arm in findings.arms for text in arm.texts.get(key, [])})
-
-    devices, commits = different("device"), different("commit")
     found = []
-    if len(devices) > 1:
-        found.append(f"These runs come from different machines, whose seconds do not compare: {'; '.join(devices)}.")
+    if not compares(SECONDS, findings.arms):
+        runs = [arm.machines[seed] for arm in findings.arms for seed in arm.values.get(SECONDS, {})]
+        names = {", ".join(filter(None, (run.device, run.precision))) or "not noted" for run in runs}
+        text = "Seconds, energy and memory are compared only between runs of one machine"
+        found.append(f"These runs come from different machines: {'; '.join(sorted(names))}. {text}.")
+    commits = sorted({text for arm in findings.arms for text in arm.texts.get("commit", [])})
     if len(commits) > 1 or any(commit.endswith("+") for commit in commits):
         found.append(f"They were trained by different versions of the code: {', '.join(commits)}.")
     return page.paragraph(" ".join(found), "note warning") if found else ""
@@ -98,10 +100,10 @@ def machines(findings: Findings) -> str:
 def claims(findings: Findings) -> Iterator[str]:
     rows: list[list[Cell]] = []
     for claim, test, outcome, margin in findings.claims():
-        effect = described(test)
+        measured = effect(test)
         if test.paired and margin and test.paired.std:
-            effect += f", margin ±{amount(test, margin).lstrip('+')}"
-        cells: list[Cell] = [claim.aspect, (claim.claim, "words"), (claim.test, "words"), (effect, "words")]
+            measured += f", margin ±{amount(test, margin).lstrip('+')}"
+        cells: list[Cell] = [claim.aspect, (claim.claim, "words"), (claim.test, "words"), (measured, "words")]
         rows.append([*cells, (p_text(test), "number"), (VERDICTS[outcome], outcome)])
     if rows:
         columns: list[Cell] = ["aspect", "claim", "operational test", "measured", ("p (Holm)", "number"), "verdict"]
@@ -156,15 +158,15 @@ def arms_table(findings: Findings, marks: Sequence[str]) -> str:
 def comparisons_table(findings: Findings) -> Iterator[str]:
     rows: list[list[Cell]] = []
     for test in [*findings.comparisons, *findings.interactions]:
-        reading, plain = test.read(findings.margin), test.label in findings.study.comparisons
-        ratio = findings.ratio(test.label, "compute/train_seconds") if plain else None
+        reading, plain = said(test, findings.margin), test.label in findings.study.comparisons
+        ratio = findings.ratio(test.label, SECONDS) if plain else None
         cells: list[Cell] = [
             test.label,
             f"{test.b} less {test.a}",
             (str(test.paired.n if test.paired else 0), "number"),
         ]
         cells.append((amount(test, test.paired.mean, unit=False) if test.paired else "", "number"))
-        cells += [(between(test), "number"), (p_text(test), "number"), (said(findings, test), reading)]
+        cells += [(between(test), "number"), (p_text(test), "number"), (reading, test.read(findings.margin))]
         cells.append((f"{ratio:.2f} times" if ratio else "", "number"))
         cells.append((mcnemar_text(findings, test) if plain else "", "line"))
         rows.append(cells)
@@ -183,12 +185,6 @@ def comparisons_table(findings: Findings) -> Iterator[str]:
     yield page.section("Comparisons", *parts)
 
 
-def said(findings: Findings, test: Difference) -> str:
-    reading = test.read(findings.margin)
-    small = reading in ("higher", "lower") and test.judge(findings.margin, "same") == "supported"
-    return f"{figures.SIGNS[reading]} {reading}{', within the margin' * small}"
-
-
 def weak(findings: Findings) -> str:
     return (
         f"So few seeds cannot show a difference in {plural(findings.family, 'test')}: the smallest adjusted p "
@@ -202,7 +198,7 @@ def methods(findings: Findings) -> str:
     chooses = "chose the weights of every run" if 0 not in validation else "chose the weights where there were any"
     noted = {
         key: ", ".join(sorted({text for arm in arms for text in arm.texts.get(key, [])})) or "not noted"
-        for key in ("device", "precision", "attention/backend", "torch", "commit")
+        for key in TEXTS
     }
     items = [
         f"Seeds {listed(study.seeds)}. Arms alike in data and batch size see the same images in the same order. A seed "
@@ -213,11 +209,13 @@ def methods(findings: Findings) -> str:
         "Differences: mean over seeds of b less a, its 95 % BCa bootstrap interval, and a two-sided sign-flip test, "
         f"whose p is adjusted by Holm over the {plural(findings.family, 'test')} on this page. A difference is found "
         f"if the interval excludes 0 and p is below {LEVEL:g}, equivalence if the 90 % interval lies within the margin "
-        "(two one-sided tests). Otherwise the matter is undecided. What does not vary over seeds, such as FLOPs, needs "
-        "no test.",
+        "(two one-sided tests). Equivalence is judged for each comparison alone, without adjustment, so that among "
+        "many one may be called so by chance. Otherwise the matter is undecided. What does not vary over seeds, such "
+        "as FLOPs, needs no test.",
         *[
             "Claims: “more” or “less” is supported by a difference that way, refuted by one the other way or by "
-            "equivalence; “the same” is supported by equivalence, refuted by a difference without it."
+            "equivalence; “the same” is supported by equivalence, refuted by a difference without it. “Not more” is "
+            "supported if the 90 % interval ends below the margin, refuted by a difference upwards that may exceed it."
         ]
         * bool(study.claims),
         "Intervals of one arm's mean are Student's. FLOPs are those of matrix products, forward and backward, in "
@@ -240,32 +238,23 @@ def tuning(findings: Findings) -> str:
     )
     for arm, grid in tuning.arms.items():
         text += f"; of {arm}: {gridded(grid)}"
+    grids = [(arm, *item) for arm in findings.arms for item in tuning.arms.get(arm.name, tuning.grid).items()]
+    ends = [(arm, key, min(values), max(values)) for arm, key, values in grids if has_ends(values)]
     edges = [
-        f"{arm.name} ({key} {setting(arm.choice[key])})"
-        for arm in findings.arms
-        for key, values in tuning.arms.get(arm.name, tuning.grid).items()
-        if len(values) > 1 and arm.choice.get(key) in (min(values), max(values))
+        f"{arm.name} ({key} {setting(arm.choice[key])})" for arm, key, *both in ends if arm.choice.get(key) in both
     ]
-    at_edge = f"At the end of its grid, so that beyond it may be better: {', '.join(edges)}." if edges else ""
-    return f"{text}. {at_edge or 'No choice lies at the end of its grid.'}"
+    if edges:
+        return f"{text}. At the end of its grid, so that beyond it may be better: {', '.join(edges)}."
+    return f"{text}. {'No choice lies at the end of its grid.' * bool(ends)}".strip()
+
+
+def has_ends(values: Sequence[Any]) -> bool:
+    """Whether there may be something beyond a grid's values: of several numbers, not of names or switches."""
+    return len(values) > 1 and all(type(value) in (int, float) for value in values)
 
 
 def gridded(grid: dict[str, list[Any]]) -> str:
     return "; ".join(f"{key} {', '.join(map(setting, values))}" for key, values in grid.items())
-
-
-def described(test: Difference) -> str:
-    """The measured effect, e.g. `+0.21 points (+0.10 to +0.32), n = 8`."""
-    if test.paired is None:
-        return "not measured"
-    interval = between(test)
-    return f"{amount(test, test.paired.mean)}{f' ({interval})' if interval else ''}, n = {test.paired.n}"
-
-
-def p_text(test: Difference) -> str:
-    if test.paired is None or math.isnan(test.p):
-        return "none: no spread" if test.paired and test.paired.std == 0 and test.paired.n > 1 else "not measured"
-    return f"{test.p:.3f}" if test.p >= 0.001 else "< 0.001"
 
 
 def mcnemar_text(findings: Findings, test: Difference) -> str:
@@ -278,23 +267,13 @@ def mcnemar_text(findings: Findings, test: Difference) -> str:
 
 
 def mean_and_sd(arm: Arm, key: str) -> str:
-    values = [100 * value for value in arm.of(key)]
+    values = arm.of(key)
     if not values:
         return ""
-    return f"{statistics.fmean(values):.2f}" + (f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else "")
+    deviation = f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{100 * statistics.fmean(values):.2f}{deviation}"
 
 
 def setting(value: object) -> str:
     """A value as a config file has it."""
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def listed(numbers: Sequence[int]) -> str:
-    """`0 to 7` for a run of numbers, else all of them."""
-    if len(numbers) > 2 and list(numbers) == list(range(numbers[0], numbers[0] + len(numbers))):
-        return f"{numbers[0]} to {numbers[-1]}"
-    return " and ".join(filter(None, [", ".join(str(each) for each in numbers[:-1]), str(numbers[-1])]))
-
-
-def plural(count: int, word: str) -> str:
-    return f"{count} {word}{'s' * (count != 1)}"
