@@ -1,12 +1,13 @@
 """Latency of an exported checkpoint beside the model itself, in turn, in one process:
 
-    python benchmarks/export.py runs/multi_head
+    python benchmarks/export.py checkpoints/multi_head
 
 Each takes uint8 pixels and gives logits, in float32 on the CPU: the model as it is, `torch.export`'s program, and ONNX
 Runtime, all with the same number of threads.
 """
 
 import vit  # noqa: F401, I001  before PyTorch: it says how threads wait
+import csv
 import statistics
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,11 +31,13 @@ class Settings:
             wandb:entity/project/name:alias.
         batch_sizes: images per call.
         rounds: how often each is measured; the median counts.
+        results: csv file to write the medians to; null for none.
     """
 
     checkpoint: str
     batch_sizes: list[int] = field(default_factory=lambda: [1, 256])
     rounds: int = 15
+    results: str | None = None
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -48,7 +51,8 @@ def main(settings: Settings) -> dict[str, Any]:
     _, (images, _) = data.load("data")
     exported = {f"{name} file": RUN[name](EXPORT[name](model, True)) for name in EXPORT}
     runs = {"eager": lambda x: model(model.preprocess(x)), **exported}
-    results = []
+    results: list[dict[str, Any]] = []
+    device = compute.device_name(torch.device("cpu"))
     say(f"{'batch':>6}  {'':10}{'ms':>9}{'quartiles':>22}{'eager / it':>12}")
     for size in settings.batch_sizes:
         x = images[:size].contiguous()
@@ -58,9 +62,15 @@ def main(settings: Settings) -> dict[str, Any]:
         for name, times in seconds.items():
             low, middle, high = (1000 * each for each in statistics.quantiles(times, n=4, method="inclusive"))
             ratio = statistics.median(mine / its for mine, its in zip(seconds["eager"], times, strict=True))
-            results.append({"batch_size": size, "what": name, "milliseconds": middle, "eager_over_it": ratio})
+            measured = {"milliseconds": round(middle, 3), "eager_over_it": round(ratio, 3)}
+            results.append({"batch_size": size, "what": name, **measured, "rounds": settings.rounds, "device": device})
             say(f"{size:6}  {name:10}{middle:9.3f}{f'{low:.3f} to {high:.3f}':>22}{ratio:11.2f}x")
-    return {"device": compute.device_name(torch.device("cpu")), "torch": torch.__version__, "results": results}
+    if settings.results:
+        with open(settings.results, "w", newline="") as file:
+            writer = csv.DictWriter(file, results[0], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(results)
+    return {"device": device, "torch": torch.__version__, "results": results}
 
 
 if __name__ == "__main__":

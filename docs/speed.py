@@ -68,6 +68,16 @@ def against_peers(root: Path) -> str:
         {lead("infer", 192, 3)} %.""")
 
 
+def export_latency(root: Path) -> str:
+    """Milliseconds of a call, of the model itself and of what it was exported to."""
+    rows = read(root / "benchmarks/results/export.csv")
+    time = {(row["batch_size"], row["what"]): float(row["milliseconds"]) for row in rows}
+    sizes = list(dict.fromkeys(row["batch_size"] for row in rows))
+    names = list(dict.fromkeys(row["what"] for row in rows))
+    lines = [[size, *(f"{time[size, name]:.1f}" for name in names)] for size in sizes]
+    return table(["images", *(f"{name}, milliseconds" for name in names)], lines)
+
+
 def scaling(root: Path) -> str:
     """What more heads cost at equal FLOPs, for both attention paths."""
     time = {

@@ -33,6 +33,7 @@ PARTS: dict[str, Callable[[Path], str]] = {
     "throughput": speed.throughput,
     "against_peers": speed.against_peers,
     "scaling": speed.scaling,
+    "export_latency": speed.export_latency,
     **{f"trials_{base}": partial(search.trials, base=base) for base in ("d64", "d128", "d128_long")},
 }
 # Named <config>/acc and so on.

@@ -28,7 +28,7 @@ Cifar = tuple[data.Split, data.Split]
 PUBLISHED = sorted(path.parent for path in (Path(__file__).parents[1] / "checkpoints").glob("*/config.json"))
 
 
-def check_published(folder: Path, test: data.Split) -> None:
+def check_published(folder: Path, test: data.Split, tolerance: float = 0.002) -> None:
     assert {path.name for path in folder.iterdir()} == set(FILES)
     assert (folder / "model.safetensors").stat().st_size <= LIMIT <= 8e6
     description, card = checkpoint.describe(folder), (folder / "README.md").read_text()
@@ -45,12 +45,15 @@ def check_published(folder: Path, test: data.Split) -> None:
     model = vit.load(folder)
     assert sum(parameter.numel() for parameter in model.parameters()) == results["model/params"]
     result = evaluate(model, *test, 256, autocast("fp32", torch.device("cpu")), model.preprocess)
-    assert result.acc == pytest.approx(results["test/acc"], abs=0.002)  # another CPU may see a few images differently
+    # Another CPU may see a few images differently.
+    assert result.acc == pytest.approx(results["test/acc"], abs=tolerance)
 
 
 @pytest.mark.parametrize("folder", PUBLISHED, ids=lambda folder: folder.name)
 def test_published_checkpoints(folder: Path, cifar: Cifar) -> None:
-    check_published(folder, cifar[1])
+    images, labels = cifar[1]
+    deviation = (0.1 * 0.9 / 2000) ** 0.5  # of the accuracy on so many of the 10000, which would take a minute
+    check_published(folder, (images[:2000], labels[:2000]), tolerance=3 * deviation)
     for link in re.findall(r"\]\(([^)]+)\)", (folder / "README.md").read_text()):
         assert (folder / link).is_file(), link
 

@@ -1,0 +1,56 @@
+"""The trained weights in the repository work with every command on a fresh clone, at once."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import vit
+from vit import data
+from vit.preprocess import Preprocess
+
+ROOT = Path(__file__).parents[2]
+CAT = "tests/pictures/cat.png"
+
+
+@pytest.fixture(params=["multi_head", "one_head"])
+def checkpoint(request: pytest.FixtureRequest) -> str:
+    return f"checkpoints/{request.param}"
+
+
+def command(*arguments: str) -> str:
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
+    ).stdout
+
+
+def test_the_picture_is_a_test_image(cifar: tuple[data.Split, data.Split]) -> None:
+    with Image.open(ROOT / CAT) as picture:
+        assert torch.equal(Preprocess(32).pixels(picture)[0], cifar[1][0][0])
+    assert data.LABELS[int(cifar[1][1][0])] == "cat"
+
+
+def test_predict_knows_the_cat_and_draws_where_it_looks(checkpoint: str, tmp_path: Path) -> None:
+    output = command("predict.py", checkpoint, CAT, "--topk=3", "--format=json", f"--attention={tmp_path / 'drawn'}")
+    answer = json.loads(output)
+    assert answer["predictions"][0]["label"] == "cat"
+    assert len(answer["predictions"]) == 3
+    with Image.open(tmp_path / "drawn" / "cat.png") as drawn:
+        assert drawn.width > 32
+
+
+def test_it_goes_to_timm_with_equal_logits(checkpoint: str, cifar: tuple[data.Split, data.Split]) -> None:
+    model = vit.load(ROOT / checkpoint)
+    theirs = vit.to_timm(model).eval()
+    x = data.normalise(cifar[1][0][:64])
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(x), model(x), atol=1e-4, rtol=1e-4)
+
+
+def test_it_is_exported(checkpoint: str, tmp_path: Path) -> None:
+    command("-m", "vit.export", checkpoint, "--format=torch", f"--output={tmp_path / 'model.pt2'}")
+    assert (tmp_path / "model.pt2").stat().st_size > 1e6
