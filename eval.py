@@ -12,7 +12,7 @@ def main(config: EvalConfig) -> dict[str, Any]:
     from vit import checkpoint, compute, data
     from vit.checks import UsageError
     from vit.config import Config, DataConfig, WandbConfig, flatten
-    from vit.device import autocast, pick_device
+    from vit.device import autocast, pick_device, precision_dtype
     from vit.evaluation import augmented_accuracy, evaluate
     from vit.media import evaluation_media
     from vit.predict import default_batch_size
@@ -30,8 +30,11 @@ def main(config: EvalConfig) -> dict[str, Any]:
         _, val = data.split_indices(train_labels, DataConfig(val_images=training["data.val_images"]))
         images, labels = train_images[val], train_labels[val]
 
+    model.precision = config.precision or model.precision
     precision = autocast(model.precision, device)
     batch_size = config.batch_size or default_batch_size(model)
+    dtype = str(precision_dtype(model.precision, device)).removeprefix("torch.")
+    say(f"{folder}: {len(labels)} images in {dtype} on {device}{', then ten views of each' * config.tta}")
     result = evaluate(model, images, labels, batch_size, precision, model.preprocess)
 
     tta = {}

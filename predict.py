@@ -100,11 +100,15 @@ def files(arguments: Iterable[str], refuse: Callable[[UsageError], None]) -> Ite
     for argument in arguments:
         # File names are bytes to the system, and need not be text.
         names = (os.fsdecode(line.rstrip(b"\r\n")) for line in sys.stdin.buffer) if argument == "-" else [argument]
+        some = False
         for name in filter(None, names):
+            some = True
             try:
                 yield from find_pictures(name)
             except PictureError as error:
                 refuse(error)
+        if not some:
+            refuse(PictureError(f"{argument or 'an empty argument'}: no names of files, which come one a line"))
 
 
 def writer(form: str, labels: tuple[str, ...]) -> Callable[[dict[str, Any]], None]:

@@ -110,7 +110,9 @@ class TestTestTimeAugmentation:
                 wandb=EvalWandbConfig(mode="disabled"),
             )
             results[tta] = evaluate_door(config)
-            lines = capsys.readouterr().err.splitlines()
+            first, *lines = capsys.readouterr().err.splitlines()
+            assert "50 images in float32 on cpu" in first
+            assert ("ten views" in first) == tta
             assert lines[0].startswith(f"accuracy {results[tta]['val/acc']:.2%}, top-5")
             assert ("test-time augmentation" in lines[1]) == tta
         assert "val/acc_tta" not in results[False]

@@ -90,6 +90,7 @@ class TestPython:
         expected = model.predict(list(images[:3]))
         assert model.predict(images[:3]) == expected
         assert model.predict(images[:3].numpy()) == expected
+        assert model.predict(images[:3].permute(0, 2, 3, 1).numpy()) == expected  # as NumPy and OpenCV have pictures
         assert model.predict(images[:1]) == expected[:1]
         assert model.predict(images[:0]) == []
 
@@ -131,6 +132,7 @@ class TestPython:
             (images[0].permute(1, 2, 0), r"uint8 tensor \(3, H, W\) .*, got torch.uint8 \(32, 32, 3\)"),
             (images[0].permute(1, 2, 0).numpy() / 255, r"uint8 array .*, got float64 \(32, 32, 3\)"),
             (images[0].numpy(), r"uint8 array .*, got uint8 \(3, 32, 32\)"),
+            (np.zeros((4, 32, 32, 5), np.uint8), r"uint8 array .*, got uint8 \(4, 32, 32, 5\)"),
             (np.zeros((4, 32, 32, 3), np.float32), r"uint8 array .*, got float32 \(4, 32, 32, 3\)"),
             ([images[:3]], r"expected one image in each place of the list, got a batch of 3"),
             (torch.zeros(3, 0, 4, dtype=torch.uint8), r"expected images with pixels, got \(1, 3, 0, 4\)"),
@@ -335,6 +337,17 @@ class TestCommand:
         assert len(errors) == 2
         assert errors[0].startswith("predict.py: none.png: cannot be read")
 
+    @pytest.mark.parametrize(
+        ("stdin", "message"), [(b"", "-: no names of files"), (b"\x89PNG\r\n\0\0IHDR", "not the name of a file")]
+    )
+    def test_no_names_on_stdin(self, folder: Path, pictures: Path, stdin: bytes, message: str) -> None:
+        """Nothing found, as by `find`, or a picture itself."""
+        result = self.call(str(folder), "-", stdin=stdin, cwd=pictures)
+        assert result.returncode == 1
+        assert result.stdout == b""
+        assert message in result.stderr.decode()
+        assert "Traceback" not in result.stderr.decode()
+
     def test_output_is_the_same_in_every_locale(self, folder: Path, pictures: Path) -> None:
         (pictures / "000.png").rename(pictures / "é.png")
         command = [sys.executable, str(ROOT / "predict.py"), str(folder), "é.png"]
@@ -352,7 +365,7 @@ class TestCommand:
         assert result.returncode == 2
         assert result.stdout == b""
         assert result.stderr.decode().splitlines() == [
-            "predict.py: nowhere: not a checkpoint or run folder (nowhere/config.json is missing)"
+            "predict.py: nowhere: not a checkpoint or run folder (it does not exist)"
         ]
         assert not (tmp_path / "drawn").exists()
 

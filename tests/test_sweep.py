@@ -47,4 +47,4 @@ def test_an_agent_trains_the_settings_of_the_sweep(tmp_path: Path, data_root: Pa
         assert run.sweep == "sweep"
         assert run.finished
         assert SWEEP["metric"]["name"] in run.rows[-1]
-    assert len(list((tmp_path / "runs").iterdir())) == 2
+    assert len(list((tmp_path / "runs").glob("*/"))) == 2

@@ -59,11 +59,12 @@ MLP ratio {model.mlp_ratio}.{beside}
 
 ```python
 import vit
+
 model = vit.load("{source}")
 logits = model(model.preprocess(image))
 ```
 
-`python eval.py {source}{" --tta=true" * ("test/acc_tta" in results)}` measures it on the test split.
+`python eval.py {source}{" --precision=fp32 --tta=true" * is_published(results)}` measures it on the test split.
 
 ## Data
 

@@ -137,6 +137,9 @@ def find(source: str | Path, token: str | None = None) -> Path:
         folder = folder / "best"
     elif (folder / "config.yaml").is_file():
         raise UsageError(f"{source}: this run has no checkpoint yet (the first comes with the first evaluation)")
+    if not folder.is_dir():
+        what = "is a file; expected its folder" if folder.exists() else "does not exist"
+        raise UsageError(f"{source}: not a checkpoint or run folder (it {what})")
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
             raise UsageError(f"{source}: not a checkpoint or run folder ({folder / name} is missing)")

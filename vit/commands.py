@@ -43,6 +43,7 @@ class EvalConfig:
         device: auto, cpu, cuda, cuda:1, mps.
         tta: report beside the accuracy that with test-time augmentation, the mean of ten views, at ten times the cost.
         batch_size: images per forward pass; null is that of the training.
+        precision: auto, fp32 or bf16; null is that of the training, auto being bf16 where the device has units for it.
     """
 
     checkpoint: str
@@ -50,6 +51,7 @@ class EvalConfig:
     tta: bool = False
     device: str = "auto"
     batch_size: int | None = None
+    precision: Literal["auto", "fp32", "bf16"] | None = None
     data: EvalDataConfig = field(default_factory=EvalDataConfig)
     wandb: EvalWandbConfig = field(default_factory=EvalWandbConfig)
 

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy
 from PIL import Image, ImageOps
 
-from vit.checks import UsageError, one_line
+from vit.checks import UsageError, one_line, shown
 
 # Only these are tried, by content, whatever a file is called: none of them runs another program or holds a script.
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
@@ -144,8 +144,10 @@ def find_pictures(argument: str) -> Iterator[str]:
     suffix is none of a picture; a file that is named itself is always given, whatever it is.
 
     Raises:
-        PictureError: a pattern or a folder that gives nothing.
+        PictureError: a pattern or a folder that gives nothing, or what no file can be named.
     """
+    if "\0" in argument:  # a picture on stdin, where names are expected
+        raise PictureError(f"{shown(argument)}: not the name of a file")
     found = [argument]
     if glob.has_magic(argument) and not os.path.lexists(argument):
         found = sorted(glob.glob(argument))

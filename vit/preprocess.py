@@ -27,8 +27,8 @@ class Preprocess:
 
         Args:
             image: a path, a binary file object, a PIL image, a uint8 array (H, W), (H, W, 2), (H, W, 3) or (H, W, 4) of
-                grey or RGB without or with transparency, a uint8 tensor (3, H, W), or a uint8 array or tensor
-                (B, 3, H, W).
+                grey or RGB without or with transparency, a uint8 tensor (3, H, W), or a batch: a uint8 array
+                (B, H, W, 3) or (B, 3, H, W), a uint8 tensor (B, 3, H, W).
 
         Raises:
             TypeError: something else than those.
@@ -56,13 +56,13 @@ class Preprocess:
 
 def from_array(array: numpy.ndarray) -> Tensor:
     """Uint8 (3, H, W), or (B, 3, H, W) of an array that is one; arguments and errors as for `Preprocess.pixels`."""
-    batch = array.ndim == 4 and array.shape[1] == 3
+    batch = array.ndim == 4 and 3 in (array.shape[1], array.shape[3])
     picture = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (2, 3, 4))
     if array.dtype != numpy.uint8 or not (batch or picture):
-        expected = "expected a uint8 array (H, W), (H, W, 2), (H, W, 3), (H, W, 4) or (B, 3, H, W)"
+        expected = "expected a uint8 array (H, W), (H, W, 2), (H, W, 3), (H, W, 4), (B, H, W, 3) or (B, 3, H, W)"
         raise ValueError(f"{expected}, got {array.dtype} {array.shape}")
     if batch:
-        return torch.from_numpy(array.copy())
+        return torch.from_numpy((array if array.shape[1] == 3 else array.transpose(0, 3, 1, 2)).copy())
     if array.ndim == 2:
         array = numpy.broadcast_to(array[..., None], (*array.shape, 3))
     if array.shape[2] == 3:
