@@ -10,7 +10,7 @@ from vit.commands import EvalConfig
 def main(config: EvalConfig) -> dict[str, Any]:
     # PyTorch is imported only once the settings are known to be good.
     from vit import checkpoint, compute, data
-    from vit.checks import UsageError
+    from vit.checks import UsageError, shown
     from vit.config import Config, DataConfig, WandbConfig, flatten
     from vit.device import autocast, pick_device, precision_dtype
     from vit.evaluation import augmented_accuracy, evaluate
@@ -23,6 +23,10 @@ def main(config: EvalConfig) -> dict[str, Any]:
     model = checkpoint.load(folder, device)
     description = checkpoint.described(model)
     training = flatten(Config()) | description["training"]
+    if model.labels != data.LABELS:
+        raise UsageError(
+            f"{folder}: labels: expected the classes of CIFAR-10 in their order, got {shown(model.labels)}"
+        )
     if config.split == "val" and not training["data.val_images"]:
         raise UsageError(f"split: {folder} was trained on all images, so it has no validation split")
     (train_images, train_labels), (images, labels) = data.load(config.data.root)
@@ -60,12 +64,15 @@ def main(config: EvalConfig) -> dict[str, Any]:
     for name, accuracy, counts in zip(model.labels, result.per_class_acc, result.confusion, strict=True):
         say(f"{name:12}{accuracy:8.2%}                " + " ".join(f"{count:5}" for count in counts))
 
+    # A checkpoint from elsewhere does not say where to report.
+    ours = (folder.parent / "config.yaml").exists()
+    home = flatten(Config()) | (training if ours else {})
     run = WandbRun(
-        folder.parent if (folder.parent / "config.yaml").exists() else Path(),
+        folder.parent if ours else Path(),
         WandbConfig(
             mode=config.wandb.mode,
-            project=config.wandb.project or training["wandb.project"],
-            entity=config.wandb.entity or training["wandb.entity"],
+            project=config.wandb.project or home["wandb.project"],
+            entity=config.wandb.entity or home["wandb.entity"],
         ),
         name=f"eval {training['name']} {config.split}",
         job_type="eval",

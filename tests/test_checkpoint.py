@@ -97,6 +97,10 @@ class TestRefusals:
                 save_file(tensors, weights)
             case "extra tensor":
                 save_file(tensors | {"blocks.2.norm1.weight": torch.zeros(16)}, weights)
+            case "whole numbers":
+                save_file(tensors | {"head.bias": torch.zeros(10, dtype=torch.int64)}, weights)
+            case "one channel":
+                config.write_text(json.dumps(description | {"model": description["model"] | {"channels": 1}}))
             case "other shape":
                 config.write_text(json.dumps(description | {"model": description["model"] | {"dim": 32}}))
             case "other format":
@@ -143,6 +147,8 @@ class TestRefusals:
             ("pickle as weights", "model.safetensors: damaged or not a safetensors file"),
             ("missing tensor", r"blocks.1.attn.scale is absent, config.json asks for \(\)"),
             ("extra tensor", r"blocks.2.norm1.weight is \(16,\), config.json asks for absent"),
+            ("whole numbers", "head.bias: expected floating-point numbers, got torch.int64"),
+            ("one channel", "config.json: model.channels: expected 3, of RGB, got 1"),
             ("other shape", r"blocks.0.attn.proj.bias is \(16,\), config.json asks for \(32,\)"),
             ("NaN weights", "model.safetensors: head.weight holds NaN or infinity"),
             ("infinite weights", "model.safetensors: head.weight holds NaN or infinity"),

@@ -1,5 +1,6 @@
 """Metrics with known answers."""
 
+import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 
 from eval import main as evaluate_door
 from vit import data
+from vit.checks import UsageError
 from vit.commands import EvalConfig, EvalDataConfig, EvalWandbConfig
 from vit.config import Config, ViTConfig
 from vit.data import normalise
@@ -93,6 +95,13 @@ class TestTestTimeAugmentation:
         assert augmented_accuracy(model, images, labels, 64, nullcontext()) == correct / 300
         assert correct != plain  # or the test would not see a difference
         assert model.training
+
+    def test_eval_refuses_other_classes(self, small: Callable[..., Config], data_root: Path) -> None:
+        path = Path(train(small())["checkpoint"]) / "config.json"
+        description = json.loads(path.read_text())
+        path.write_text(json.dumps(description | {"labels": description["labels"][::-1]}))
+        with pytest.raises(UsageError, match="labels: expected the classes of CIFAR-10"):
+            evaluate_door(EvalConfig(str(path.parent), device="cpu", data=EvalDataConfig(str(data_root))))
 
     def test_eval_shows_the_plain_accuracy_first_and_the_augmented_beside_it(
         self, small: Callable[..., Config], data_root: Path, capsys: pytest.CaptureFixture

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from pathlib import Path
 
 import numpy
@@ -102,6 +103,14 @@ class TestRefusals:
 
         monkeypatch.setitem(export.EXPORT, "torch", other)
         with pytest.raises(UsageError, match=r"not written: logits differ by 2.0e-04, more than 0.0001"):
+            export.main(settings(folder, data_root, format="torch", output=str(tmp_path / "model.pt2")))
+        assert not list(tmp_path.iterdir())
+
+    def test_a_file_that_computes_no_numbers_is_not_written(
+        self, folder: Path, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(export.RUN, "torch", lambda content: lambda images: torch.full((len(images), 10), math.nan))
+        with pytest.raises(UsageError, match="not written: logits differ by inf"):
             export.main(settings(folder, data_root, format="torch", output=str(tmp_path / "model.pt2")))
         assert not list(tmp_path.iterdir())
 

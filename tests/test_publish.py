@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import trained
 from safetensors.torch import load_file
 
 import vit
 from eval import main as evaluate_door
 from publish import main as publish_door
-from vit import checkpoint, data
+from vit import checkpoint, compute, data
 from vit.checks import UsageError
 from vit.cli import parse
 from vit.commands import EvalConfig, EvalDataConfig, EvalWandbConfig, PublishConfig
@@ -25,7 +26,8 @@ from vit.runs import train
 Make = Callable[..., Config]
 Cifar = tuple[data.Split, data.Split]
 
-PUBLISHED = sorted(path.parent for path in (Path(__file__).parents[1] / "checkpoints").glob("*/config.json"))
+ROOT = Path(__file__).parents[1]
+PUBLISHED = sorted(path.parent for path in (ROOT / "checkpoints").glob("*/config.json"))
 
 
 def check_published(folder: Path, test: data.Split, tolerance: float = 0.002) -> None:
@@ -53,6 +55,17 @@ def check_published(folder: Path, test: data.Split, tolerance: float = 0.002) ->
 def test_published_checkpoints(folder: Path, cifar: Cifar) -> None:
     images, labels = cifar[1]
     deviation = (0.1 * 0.9 / 2000) ** 0.5  # of the accuracy on so many of the 10000, which would take a minute
+    results = checkpoint.describe(folder)["results"]
+    model = checkpoint.load(folder).config
+    assert results["model/params"] == compute.count_params(model)
+    assert results["model/forward_flops"] == compute.forward_flops(model)
+    # The rest is what the row of its training says.
+    row = next(row for row in trained.read(ROOT / "reports/cpu_2h/results.csv") if row["arm"] == folder.name)
+    assert results["train/test_acc"] == float(row["test/acc"])
+    assert results["val/acc"] == float(row["best/val_acc"])
+    assert results["compute/train_flops"] == int(row["compute/train_flops"])
+    assert results["compute/train_seconds"] == float(row["compute/train_seconds"])
+    assert results["test/acc"] == pytest.approx(results["train/test_acc"], abs=0.002)
     check_published(folder, (images[:2000], labels[:2000]), tolerance=3 * deviation)
     for link in re.findall(r"\]\(([^)]+)\)", (folder / "README.md").read_text()):
         assert (folder / link).is_file(), link

@@ -193,6 +193,18 @@ class TestResume:
         with pytest.raises(UsageError, match=r"state.pt: not the state of this run"):
             train(small(name="uninterrupted", resume=True))
 
+    @pytest.mark.parametrize("damage", ["a list", "no origin", "no weights"])
+    def test_a_state_of_another_form_is_refused(self, small: Make, uninterrupted: Path, damage: str) -> None:
+        path = uninterrupted / "state.pt"
+        state = torch.load(path, weights_only=True)
+        (uninterrupted / "summary.json").unlink()
+        if damage == "no origin":
+            del state["origin"]
+        state["stepper"]["model"] = None if damage == "no weights" else state["stepper"]["model"]
+        torch.save([1, 2] if damage == "a list" else state, path)
+        with pytest.raises(UsageError, match=r"state.pt: not the state of this run"):
+            train(small(name="uninterrupted", resume=True))
+
     def test_other_settings_are_refused(self, small: Make, uninterrupted: Path) -> None:
         with pytest.raises(UsageError, match=r"optim.lr: .* was started with 0.02, not 0.5; --config"):
             train(small(name="uninterrupted", resume=True, optim=OptimConfig(ema=0.9, lr=0.5)))

@@ -92,6 +92,8 @@ def measured(config: ViTConfig, results: dict[str, Any]) -> dict[str, str]:
     rows = {"weights": str(results["weights"])} if "weights" in results else {}
     numbers = {key: value for key, value in results.items() if type(value) in (int, float)}
     rows |= {words: f"{numbers[key]:.2%}" for key, words in ACCURACIES.items() if key in numbers}
+    if is_published(results) and (accuracy := rows.pop(ACCURACIES["val/acc"], None)):
+        rows[f"validation accuracy as the training read it, in {results.get('precision')}"] = accuracy
     if "train/test_acc" in numbers:
         words = f"test accuracy as the training read it, in {results.get('precision')}"
         rows[words] = f"{numbers['train/test_acc']:.2%}"
@@ -117,7 +119,8 @@ def precision_text(results: dict[str, Any]) -> str:
     if not any(key in results for key in ACCURACIES):
         return ""
     if is_published(results):
-        text = "Accuracies are of these weights as stored, in float32; another CPU may see a few images differently."
+        text = "Where nothing else is said, accuracies are of these weights as stored, in float32; another CPU may see "
+        text += "a few images differently."
         return f"\n{text}\n"
     return f"\nAccuracies are of these weights in {results.get('precision', 'the precision of the training')}.\n"
 

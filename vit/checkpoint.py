@@ -225,6 +225,8 @@ def load(source: str | Path, device: str | torch.device = "cpu", token: str | No
     if len(description["labels"]) != config.classes:
         count = len(description["labels"])
         raise UsageError(f"{folder / 'config.json'}: labels: expected {config.classes} names, got {count}")
+    if config.channels != 3:
+        raise UsageError(f"{folder / 'config.json'}: model.channels: expected 3, of RGB, got {config.channels}")
     tensors = read_weights(folder / "model.safetensors")
     model = fitting(config, tensors, folder)
     # Assigned: filling an empty model would import what torch.compile needs. Copied: what safetensors gives may be the
@@ -245,9 +247,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise UsageError(f"{path}: damaged or not a safetensors file ({error})") from None
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: tensor.float() for name, tensor in stored.items() if tensor.is_floating_point()}
+    except (SafetensorError, RuntimeError) as error:  # RuntimeError: a type or a shape that PyTorch does not have
+        raise UsageError(f"{path}: damaged or not a safetensors file ({one_line(error)})") from None
+    for name in stored.keys() - tensors.keys():
+        raise UsageError(f"{path}: {name}: expected floating-point numbers, got {stored[name].dtype}")
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise UsageError(f"{path}: {name} holds NaN or infinity")

@@ -13,7 +13,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from vit.checks import UsageError, describe, shown
+from vit.checks import UsageError, describe, printable, shown
 from vit.files import FULL
 
 # What the user can put right where a file cannot be read or written.
@@ -82,7 +82,7 @@ def as_json(value: object) -> str:
 def fail(message: str, code: int) -> None:
     program = Path(sys.argv[0])
     name = f"vit.{program.parent.name}" if program.stem == "__main__" else program.name  # python -m vit.report
-    print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
+    print(f"{name}: {printable(' '.join(message.split()))}", file=sys.stderr)
     raise SystemExit(code)
 
 

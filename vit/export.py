@@ -7,6 +7,7 @@ The file takes any number of images at once: uint8 pixels (N, 3, S, S) as they a
 import importlib.util
 import io
 import json
+import math
 import re
 import warnings
 from collections.abc import Callable
@@ -155,6 +156,8 @@ def compare(run: Run, model: VisionTransformer, images: Tensor, preprocess: bool
     for batch in images[: sum(BATCHES)].split(BATCHES):
         prepared = model.preprocess(batch)
         logits = run(batch.contiguous() if preprocess else prepared)
+        if not logits.isfinite().all():
+            return math.inf  # NaN is larger than nothing
         largest = max(largest, (logits - model(prepared)).abs().max().item())
     return largest
 

@@ -232,7 +232,9 @@ def open_stepper(
     if state is not None:
         try:
             stepper.restore(state["stepper"])
-        except (KeyError, ValueError, RuntimeError) as error:
+            for key in ("best_val_acc", "origin", "seconds", "joules", "tracker"):
+                state[key]
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:
             raise UsageError(f"{path}: not the state of this run ({str(error).splitlines()[0]})") from None
     return stepper, state
 
