@@ -247,16 +247,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            tensors = {name: tensor.float() for name, tensor in stored.items() if tensor.is_floating_point()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, RuntimeError) as error:  # RuntimeError: a type or a shape that PyTorch does not have
         raise UsageError(f"{path}: damaged or not a safetensors file ({one_line(error)})") from None
-    for name in stored.keys() - tensors.keys():
-        raise UsageError(f"{path}: {name}: expected floating-point numbers, got {stored[name].dtype}")
     for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise UsageError(f"{path}: {name}: expected floating-point numbers, got {tensor.dtype}")
         if not tensor.isfinite().all():
             raise UsageError(f"{path}: {name} holds NaN or infinity")
-    return tensors
+    return {name: tensor.float() for name, tensor in tensors.items()}
 
 
 def fitting(config: ViTConfig, tensors: dict[str, Tensor], folder: Path) -> VisionTransformer:

@@ -110,7 +110,9 @@ def train_side_by_side(configs: list[Config], device: torch.device, splits: Spli
                     continue
                 if any(training.tracker.wandb.fell_back for training, _ in running.values()):
                     config.wandb.mode = "offline"
-                training = Training(config, folder, device, splits, team, weights)
+                training = Training(
+                    config, folder, splits, *open_stepper(config, folder, device, splits, team, weights)
+                )
                 running[index] = training, training.run(received)
             while running:
                 for index, (training, steps) in list(running.items()):

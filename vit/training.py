@@ -32,23 +32,14 @@ class Training:
     """A run: its steps, and what its leader alone does between them: evaluate, log and save.
 
     Args:
-        weights: what a new run starts from in place of weights drawn from its seed.
-
-    Raises:
-        UsageError: what the folder holds is not this run's.
+        stepper, state: what `open_stepper` returned.
     """
 
     def __init__(
-        self,
-        config: Config,
-        folder: Path,
-        device: torch.device,
-        splits: Splits,
-        team: Team,
-        weights: dict[str, Tensor] | None = None,
+        self, config: Config, folder: Path, splits: Splits, stepper: Stepper, state: dict[str, Any] | None
     ) -> None:
-        self.config, self.folder, self.device, self.splits, self.team = config, folder, device, splits, team
-        self.stepper, state = open_stepper(config, folder, device, splits, team, weights)
+        self.config, self.folder, self.splits, self.stepper = config, folder, splits, stepper
+        self.device, self.team = device, team = stepper.device, stepper.team
         dtype, tokens = self.stepper.dtype, config.model.tokens
         self.eval_batch_size = config.train.eval_batch_size or images_per_pass(device, dtype, tokens)
         self.clock = Clock(device)
@@ -221,6 +212,9 @@ def open_stepper(
 ) -> tuple[Stepper, dict[str, Any] | None]:
     """A run's steps, where they were when it was last saved, and all that was saved; None of a new run.
 
+    Args:
+        weights: what a new run starts from in place of weights drawn from its seed.
+
     Raises:
         UsageError: what the folder holds is not this run's.
     """
@@ -232,7 +226,7 @@ def open_stepper(
     if state is not None:
         try:
             stepper.restore(state["stepper"])
-            for key in ("best_val_acc", "origin", "seconds", "joules", "tracker"):
+            for key in ("best_val_acc", "origin", "seconds", "joules", "tracker"):  # which Training takes
                 state[key]
         except (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:
             raise UsageError(f"{path}: not the state of this run ({str(error).splitlines()[0]})") from None
