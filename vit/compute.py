@@ -5,6 +5,7 @@ activations and the optimizer are left out, as usual. Head count does not appear
 N tokens, D width, K head_dim, H heads, L blocks, P patch side, C channels.
 """
 
+import functools
 import importlib.util
 import platform
 import re
@@ -12,6 +13,7 @@ import resource
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -113,8 +115,12 @@ def units_of(name: str) -> tuple[int, str]:
     return int(gpus[1]) if gpus else 1, "GPU"
 
 
+@functools.cache
 def gemm_flops_per_second(device: torch.device, dtype: torch.dtype) -> float:
-    """The rate of a large matrix product, best of half a second: the ceiling that `compute/mfu` is a fraction of."""
+    """The rate of a large matrix product, best of half a second: the ceiling that `compute/mfu` is a fraction of.
+
+    Measured once in a process.
+    """
     side = 8192 if device.type == "cuda" else 1024
     a, b = torch.randn(2, side, side, device=device, dtype=dtype)
     seconds: list[float] = []
@@ -159,13 +165,21 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 def energy_joules(device: torch.device) -> float | None:
     """What the GPU's energy counter reads (NVML), or None where there is no such counter."""
+    read = energy_meter(device)
+    return None if read is None else read()
+
+
+@functools.cache
+def energy_meter(device: torch.device) -> Callable[[], float] | None:
+    """What reads a GPU's energy counter in joules, opened once."""
     if device.type != "cuda" or importlib.util.find_spec("pynvml") is None:
         return None
     import pynvml
 
     try:
         pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
-        return pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000
+        gpu = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+        pynvml.nvmlDeviceGetTotalEnergyConsumption(gpu)
     except pynvml.NVMLError:
         return None
+    return lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(gpu) / 1000

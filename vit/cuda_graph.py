@@ -14,7 +14,7 @@ class CudaGraph:
 
     The function must do all its work on the current device and read nothing back. Its random numbers follow the seed
     given to each call, as if the function had been called after `torch.manual_seed(seed)`. Several such objects may be
-    in flight on streams of their own: each has its own random state. Written for a GPU and not yet run on one.
+    in flight on streams of their own: each has its own random state.
     """
 
     def __init__(self, function: Callable[[Tensor], None], device: torch.device) -> None:

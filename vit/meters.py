@@ -67,11 +67,12 @@ class Clock:
 
     def start(self) -> None:
         compute.synchronize(self.device)
-        self.started, self.meter = time.perf_counter(), compute.energy_joules(self.device)
+        self.meter = compute.energy_joules(self.device)
+        self.started = time.perf_counter()  # last, as reading the meter takes milliseconds
 
     def lap(self) -> None:
-        seconds, meter = self.started, self.meter
-        self.start()
-        self.seconds += self.started - seconds
+        compute.synchronize(self.device)
+        self.seconds += time.perf_counter() - self.started
+        meter = compute.energy_joules(self.device)
         if meter is not None and self.meter is not None:
-            self.joules = (self.joules or 0.0) + self.meter - meter
+            self.joules = (self.joules or 0.0) + meter - self.meter

@@ -61,7 +61,7 @@ class Stepper:
             self.model.load_state_dict(weights, strict=False)  # a new classifier keeps its weights
         self.ema = copy.deepcopy(self.model).requires_grad_(False) if config.optim.ema else None
         # Not in a team: NCCL waits at its end for captured graphs that hold its messages (pytorch#115388).
-        captured = device.type == "cuda" and config.train.compile and team.size == 1
+        captured = device.type == "cuda" and team.size == 1
         self.optimizers = make_optimizers(self.model, config.optim, captured)
         self.step = 0
         self.stopped_by = 0  # the signal, if one has come
