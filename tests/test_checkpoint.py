@@ -293,3 +293,13 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         fail()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_where_a_write_begins_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("old")
+    (tmp_path / ".file.part").symlink_to(tmp_path / "precious")
+    with atomic(tmp_path / "file") as part:
+        part.write_text("new")
+    assert (tmp_path / "precious").read_text() == "old"
+    assert (tmp_path / "file").read_text() == "new"
+    assert not (tmp_path / "file").is_symlink()

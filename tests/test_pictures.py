@@ -198,6 +198,9 @@ class TestRefused:
         self.refuse(tmp_path / "none.png", "cannot be read .No such file")
         self.refuse(tmp_path / ("x" * 300), "cannot be read .File name too long")
         self.refuse(tmp_path / "a\0b", "cannot be read .embedded null")
+        (tmp_path / "large.png").touch()
+        os.truncate(tmp_path / "large.png", 500_000_001)  # which takes no space
+        self.refuse(tmp_path / "large.png", "larger than 500 MB")
         (tmp_path / "circle").symlink_to(tmp_path / "circle")
         self.refuse(tmp_path / "circle", "cannot be read .Too many levels")
 
@@ -254,6 +257,28 @@ class TestRefused:
         command = [sys.executable, "-c", code, str(path)]
         result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
         assert result.stdout == "(2225, 2225)\n", result.stderr
+
+    def test_a_jpeg_of_very_many_scans(self, save: Save) -> None:
+        """Each takes a pass over all the pixels, and a file of a few megabytes has room for hundreds of thousands."""
+        path = save(Image.effect_noise((64, 64), 90), "jpg", progressive=True)
+        content = path.read_bytes()
+        last = content[content.rindex(b"\xff\xda") : -2]
+        assert open_picture(path).size == (64, 64)
+        path.write_bytes(content[:-2] + 100 * last + content[-2:])
+        self.refuse(path, "more than 100 scans")
+
+    def test_tiffs_that_a_decoder_cannot_refuse(self, save: Save, tmp_path: Path) -> None:
+        for compression in ("group3", "group4", "jpeg"):
+            mode = "L" if compression == "jpeg" else "1"
+            path = save(Image.new(mode, (64, 64)), "tiff", compression=compression)
+            self.refuse(path, f"a TIFF compressed as {compression}, expected none, LZW, Deflate, PackBits")
+        # 64 x 64 pixels of one byte, in a tile of 65536 x 65536.
+        sides = [(256, 64), (257, 64), (322, 65536), (323, 65536)]
+        others = [(258, 8), (259, 1), (262, 1), (277, 1), (324, 8), (325, 4096)]
+        tags = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(sides + others))
+        path = tmp_path / "tile.tiff"
+        path.write_bytes(struct.pack("<2sHIH", b"II", 42, 8, len(sides + others)) + tags + bytes(4 + 4096))
+        self.refuse(path, "tiles of more than 16 million pixels")
 
     def test_damaged_pictures_that_pillow_holds(self, save: Save) -> None:
         path = save(flag(), "bmp")

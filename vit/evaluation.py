@@ -9,9 +9,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from vit.compute import synchronize
 from vit.data import normalise
+from vit.progress import has_width
 
 
 @dataclass
@@ -84,8 +86,10 @@ def augmented_accuracy(
     """Accuracy, a fraction, with the class probabilities of ten views averaged; arguments as for `evaluate`."""
     device = next(model.parameters()).device
     correct = 0
+    pairs = zip(images.split(batch_size), labels.split(batch_size), strict=True)
+    bar = tqdm(pairs, "ten views", -(-len(images) // batch_size), leave=False, unit=" batches", disable=not has_width())
     with evaluating(model), autocast:
-        for batch, truth in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+        for batch, truth in bar:
             odds = [model(view).float().softmax(dim=1) for view in views(preprocess(batch.to(device)))]
             correct += int((torch.stack(odds).mean(dim=0).argmax(dim=1) == truth.to(device)).sum())
     return correct / len(images)

@@ -12,7 +12,7 @@ import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from vit.cli import door, say
 from vit.commands import ExportConfig
 from vit.files import atomic
 from vit.model import VisionTransformer
+from vit.preprocess import Preprocess
 
 SUFFIX = {"onnx": ".onnx", "torch": ".pt2"}
 BATCHES = (1, 100)  # sizes at which a file is compared with the model
@@ -154,8 +155,9 @@ def compare(run: Run, model: VisionTransformer, images: Tensor, preprocess: bool
     """The largest difference of a logit between a file and its model, over batches of several sizes."""
     largest = 0.0
     for batch in images[: sum(BATCHES)].split(BATCHES):
-        prepared = model.preprocess(batch)
-        logits = run(batch.contiguous() if preprocess else prepared)
+        pixels = cast(Preprocess, model.preprocess).pixels(batch)  # of the model's size
+        prepared = model.preprocess(pixels)
+        logits = run(pixels.contiguous() if preprocess else prepared)
         if not logits.isfinite().all():
             return math.inf  # NaN is larger than nothing
         largest = max(largest, (logits - model(prepared)).abs().max().item())

@@ -14,6 +14,8 @@ def atomic(path: Path) -> Iterator[Path]:
     """A name to write to that becomes `path` once the block ends without an error, and is removed otherwise."""
     part = path.with_name(f".{path.name}.part")
     try:
+        part.unlink(missing_ok=True)  # of a killed process, or a link that someone else put there
+        part.touch(exist_ok=False)
         yield part
         with open(part, "rb+") as file:
             os.fsync(file.fileno())

@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 import numpy
 from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 
 from vit.checks import UsageError, one_line, shown
 
@@ -26,6 +27,12 @@ MAX_BYTES = 500_000_000
 # time as have about so many. All in all a picture then takes the memory of its decoded pixels, at most 4 bytes each
 # (320 MB) or what its format's decoder takes beside them (1.2 GB for WebP), and little more.
 ENOUGH = 4_000_000
+# A progressive JPEG has about ten scans, each a pass over all its pixels; thousands of empty ones take no bytes.
+MAX_SCANS = 100
+# The other ways to store a TIFF are rare, decoded by code that prints of damage and does not fail, or bring in other
+# formats with dangers of their own.
+TIFF_COMPRESSIONS = {"raw": "none", "tiff_lzw": "LZW", "tiff_adobe_deflate": "Deflate", "packbits": "PackBits"}
+MAX_TILE = 16_000_000  # pixels of a tile of a TIFF, which is decoded whole even where the picture is small
 SCALE = ((numpy.arange(65536) * 255 + 32767) // 65535).astype(numpy.uint8)  # 16 bits to 8
 
 
@@ -80,7 +87,33 @@ def read(file: BinaryIO, name: str) -> Image.Image:
         except Exception as error:  # anything, from struct.error to IndexError, comes out of damaged headers
             raise PictureError(f"{name}: damaged ({one_line(error)})") from error
         with image:
+            if image.format in ("JPEG", "MPO") and scans(file) > MAX_SCANS:
+                raise PictureError(f"{name}: more than {MAX_SCANS} scans")
+            if isinstance(image, TiffImageFile):
+                check_tiff(image, name)
             return decode(image, name)
+
+
+def scans(file: BinaryIO) -> int:
+    """How often a scan starts in a JPEG file, whose position stays. Pixel data never hold these two bytes."""
+    position, count, last = file.tell(), 0, b""
+    file.seek(0)
+    while part := file.read(1 << 20):
+        count += (last + part).count(b"\xff\xda")
+        last = part[-1:]
+    file.seek(position)
+    return count
+
+
+def check_tiff(image: TiffImageFile, name: str) -> None:
+    """Refuse what its decoder would take too much for, or not be able to refuse itself."""
+    compression = str(image.info.get("compression"))
+    if compression not in TIFF_COMPRESSIONS:
+        known = ", ".join(TIFF_COMPRESSIONS.values())
+        raise PictureError(f"{name}: a TIFF compressed as {compression}, expected {known}")
+    sides = [image.tag_v2.get(tag, 1) for tag in (TILEWIDTH, TILELENGTH)]
+    if not all(isinstance(side, int) for side in sides) or math.prod(sides) > MAX_TILE:
+        raise PictureError(f"{name}: a TIFF with tiles of more than {MAX_TILE // 10**6} million pixels")
 
 
 def decode(image: Image.Image, name: str) -> Image.Image:

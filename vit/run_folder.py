@@ -48,7 +48,11 @@ def open_run(config: Config) -> Iterator[Path]:
         with refused_by_name(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.parent / ".lock"):  # for a moment: of two that start with one name, one comes first
-            if folder.is_dir() and {path.name for path in folder.iterdir()} <= {".lock", ".config.yaml.part"}:
+            if (
+                folder.is_dir()
+                and not folder.is_symlink()
+                and {path.name for path in folder.iterdir()} <= {".lock", ".config.yaml.part"}
+            ):
                 shutil.rmtree(folder)  # of a process that was killed before it had written its settings
             if folder.exists():
                 check_resumable(folder, config)

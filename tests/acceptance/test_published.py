@@ -11,6 +11,8 @@ from PIL import Image
 
 import vit
 from vit import data
+from vit.device import autocast
+from vit.evaluation import evaluate
 from vit.preprocess import Preprocess
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +43,16 @@ def test_predict_knows_the_cat_and_draws_where_it_looks(checkpoint: str, tmp_pat
     assert len(answer["predictions"]) == 3
     with Image.open(tmp_path / "drawn" / "cat.png") as drawn:
         assert drawn.width > 32
+
+
+def test_its_card_tells_its_accuracy(checkpoint: str, cifar: tuple[data.Split, data.Split]) -> None:
+    """In float32, as published; another processor may round an image or two across."""
+    model = vit.load(ROOT / checkpoint)
+    described = json.loads((ROOT / checkpoint / "config.json").read_text())["results"]["test/acc"]
+    images, labels = cifar[1]
+    result = evaluate(model, images, labels, 64, autocast("fp32", torch.device("cpu")), model.preprocess)
+    assert result.acc == pytest.approx(described, abs=0.0005)
+    assert f"{100 * described:.2f}%" in (ROOT / checkpoint / "README.md").read_text()
 
 
 def test_it_goes_to_timm_with_equal_logits(checkpoint: str, cifar: tuple[data.Split, data.Split]) -> None:
