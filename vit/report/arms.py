@@ -3,7 +3,8 @@
 import json
 import math
 import statistics
-from collections.abc import Sequence, Set
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -106,6 +107,7 @@ class Arm:
     curves: dict[int, list[tuple[float, float]]] = field(default_factory=dict)  # (training FLOPs, val accuracy)
     correct: dict[int, NDArray[np.bool_]] = field(default_factory=dict)  # (TEST_IMAGES,)
     machines: dict[int, Machine] = field(default_factory=dict)
+    timed: set[int] = field(default_factory=set)  # seeds of the machine whose seconds count, see `of_one_machine`
     diverged: list[int] = field(default_factory=list)  # seeds whose training did not end
 
     def of(self, key: str) -> list[float]:
@@ -148,6 +150,7 @@ def read_arms(study: Study, rows: Sequence[Row]) -> list[Arm]:
     finished = [arm for arm in arms.values() if arm.n]
     if not finished:
         raise UsageError(f"results.csv: expected a finished run of {', '.join(study.arms)}, got none")
+    of_one_machine(finished)
     return finished
 
 
@@ -183,29 +186,43 @@ def read_row(row: Row, arm: Arm, seed: int, where: str) -> None:
         raise UsageError(f"{where}: expected {TEST_IMAGES} bits in test/correct, as many of them 1 as test/acc says")
 
 
-def costs_of(arms: Sequence[Arm]) -> list[Quantity]:
-    """What was measured in every finished run, in the order of `COSTS`: a mean over some seeds would mislead."""
-    return [cost for cost in COSTS if all(len(arm.of(cost.key)) == arm.n for arm in arms)]
+def of_one_machine(arms: Sequence[Arm]) -> None:
+    """Take out of the arms what depends on the machine of all runs but those of the machine with the most.
 
-
-def alike(key: str, machines: Set[Machine]) -> bool:
-    """Whether what a column says of runs on these machines compares: always, unless it depends on the machine.
-
-    Precisions may differ where they were asked to: then they are no matter of the machine.
+    Machines whose devices have one name may still choose another precision; that of arms which ask for one is no matter
+    of the machine.
     """
-    devices, precisions = {each.device for each in machines}, {each[1:] for each in machines}
-    return key not in OF_THE_MACHINE or (len(devices) == 1 and len(dict(precisions)) == len(precisions))
+    runs = [arm.machines[seed] for arm in arms for seed in arm.values["test/acc"]]
+    device = Counter(run.device for run in runs).most_common(1)[0][0]
+    precisions = {
+        asked: Counter(run.precision for run in runs if (run.device, run.asked) == (device, asked)).most_common(1)[0][0]
+        for asked in {run.asked for run in runs if run.device == device}
+    }
+    for arm in arms:
+        arm.timed = {
+            seed
+            for seed, run in arm.machines.items()
+            if run.device == device and run.precision == precisions[run.asked]
+        }
+        for key in OF_THE_MACHINE & arm.values.keys():
+            arm.values[key] = {seed: value for seed, value in arm.values[key].items() if seed in arm.timed}
 
 
-def compares(key: str, arms: Sequence[Arm]) -> bool:
-    """Whether a column's means over all seeds of these arms compare."""
-    return alike(key, {arm.machines[seed] for arm in arms for seed in arm.values.get(key, {})})
+def costs_of(arms: Sequence[Arm]) -> list[Quantity]:
+    """What was measured in every run of every arm that it could be, in the order of `COSTS`: a mean over some would
+    mislead."""
+
+    def complete(cost: Quantity, arm: Arm) -> bool:
+        finished = arm.values.get("test/acc", {}).keys()
+        wanted = finished & arm.timed if cost.key in OF_THE_MACHINE else finished
+        return bool(wanted) and wanted <= arm.values.get(cost.key, {}).keys()
+
+    return [cost for cost in COSTS if all(complete(cost, arm) for arm in arms)]
 
 
 def common_seeds(key: str, arms: Sequence[Arm]) -> list[int]:
-    """The seeds at which a column of all these arms compares, sorted."""
-    seeds = set.intersection(*(set(arm.values.get(key, {})) for arm in arms))
-    return sorted(seed for seed in seeds if alike(key, {arm.machines[seed] for arm in arms}))
+    """The seeds at which a column was measured in all these arms, sorted."""
+    return sorted(set.intersection(*(set(arm.values.get(key, {})) for arm in arms)))
 
 
 def spread(arms: Sequence[Arm], key: str) -> float:

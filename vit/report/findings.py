@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from vit.report.arms import COSTS, Arm, Quantity, common_seeds, compares, costs_of, quantity, spread
+from vit.report.arms import COSTS, Arm, Quantity, common_seeds, costs_of, quantity, spread
 from vit.statistics import Claim as Claimed
 from vit.statistics import McNemar, Paired, Verdict, holm, mcnemar, paired, verdict
 from vit.study import Claim, Study
@@ -199,13 +199,13 @@ def p_value(difference: Paired | None) -> float:
 
 
 def main_cost(arms: Sequence[Arm]) -> Quantity:
-    """The first cost that compares and tells arms apart: training FLOPs, if any two arms differ in them."""
+    """The first cost that tells arms apart: training FLOPs, if any two arms differ in them."""
     measured = costs_of(arms)
     return next((cost for cost in measured if tells_apart(cost, arms)), measured[0] if measured else COSTS[0])
 
 
 def tells_apart(cost: Quantity, arms: Sequence[Arm]) -> bool:
-    return compares(cost.key, arms) and spread(arms, cost.key) >= NEAR
+    return spread(arms, cost.key) >= NEAR
 
 
 def levels(arms: Sequence[Arm], key: str) -> Iterator[tuple[float, list[Arm]]]:

@@ -3,11 +3,12 @@
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from vit.report import figures, page
-from vit.report.arms import Arm, compares, costs_of, differing, short
+from vit.report.arms import Arm, Machine, costs_of, differing, short
 from vit.report.findings import ACCURACY, Difference, Findings
 from vit.report.looks import Look
 from vit.report.page import Cell
@@ -86,15 +87,21 @@ def pictures(findings: Findings, look: dict[str, Look], charts: Sequence[figures
 def machines(findings: Findings) -> str:
     """What may make runs unlike each other that no arm means to."""
     found = []
-    if not compares(SECONDS, findings.arms):
-        runs = [arm.machines[seed] for arm in findings.arms for seed in arm.values.get(SECONDS, {})]
-        names = {", ".join(filter(None, (run.device, run.precision))) or "not noted" for run in runs}
-        text = "Seconds, energy and memory are compared only between runs of one machine"
-        found.append(f"These runs come from different machines: {'; '.join(sorted(names))}. {text}.")
+    where = [(arm, seed) for arm in findings.arms for seed in arm.values[ACCURACY]]
+    names = Counter(machine_name(arm.machines[seed]) for arm, seed in where)
+    timed = {machine_name(arm.machines[seed]) for arm, seed in where if seed in arm.timed}
+    if len(names) > len(timed):
+        all_of_them = "; ".join(f"{name} ({plural(count, 'run')})" for name, count in names.items())
+        text = f"Seconds, energy and memory are those of {', '.join(sorted(timed))} alone"
+        found.append(f"These runs come from different machines: {all_of_them}. {text}.")
     commits = sorted({text for arm in findings.arms for text in arm.texts.get("commit", [])})
     if len(commits) > 1 or any(commit.endswith("+") for commit in commits):
         found.append(f"They were trained by different versions of the code: {', '.join(commits)}.")
     return page.paragraph(" ".join(found), "note warning") if found else ""
+
+
+def machine_name(run: Machine) -> str:
+    return ", ".join(filter(None, (run.device, run.precision))) or "not noted"
 
 
 def claims(findings: Findings) -> Iterator[str]:
