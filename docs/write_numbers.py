@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import compared
 import search
 import speed
 import trained
@@ -25,6 +26,8 @@ PAGES = ("README.md", "docs/recipe.md", "docs/reproduce.md")
 END = "<!-- end -->"
 
 PARTS: dict[str, Callable[[Path], str]] = {
+    "heads": compared.heads,
+    "heads_table": compared.heads_table,
     "results": trained.results,
     "fast_path": trained.fast_path,
     "validation_spread": trained.validation_spread,
