@@ -174,8 +174,9 @@ def test_seconds_of_two_machines_are_not_compared(make: Any, tmp_path: Path) -> 
     assert (comparison[2], comparison[7]) == ("8", "")  # accuracies are, the training time is not
     assert "Which should I choose?" not in text_of(page)
     told = text_of(page).partition("different machines: ")[2]
-    assert told.startswith("Some CPU, threads: 1 (8 runs); Some other CPU, threads: 1 (8 runs). Seconds, energy and")
-    assert " memory are those of Some CPU, threads: 1 alone." in told
+    assert told.startswith("Some CPU, threads: 1 (8 runs); Some other CPU, threads: 1 (8 runs). What depends on the")
+    assert " machine, such as seconds, is of Some CPU, threads: 1 alone" in told
+    assert "Pairs of two machines: “four against one”, seeds 0 to 7." in told
     specs = specs_of(page)
     assert {name for name in specs if name.startswith("cost_")} == {"cost_train_flops"}
     assert 'id="accuracy" data-spec="accuracy_train_flops"' in page.read_text()
@@ -192,6 +193,7 @@ def test_seconds_are_compared_at_the_seeds_of_one_machine(make: Any, tmp_path: P
     page = write_report(study, rows, tmp_path)
     assert table_row(page, "Claims", "cost")[3].startswith("+19.7 %")  # 40 of 203 seconds
     assert table_row(page, "Comparisons", "four against one")[7] == "1.20 times"
+    assert re.fullmatch(r"Some CPU, threads: 1 \S+ .n = 7.", table_row(page, "Comparisons", "four against one")[9])
     points = specs_of(page)["cost_train_seconds"]["datasets"]["ratios_train_seconds"]
     assert [(point["seeds"], point["ratio"]) for point in points] == [("8", "1.000"), ("7", "1.197")]
 

@@ -147,6 +147,8 @@ def read_arms(study: Study, rows: Sequence[Row]) -> list[Arm]:
         check_row(row, where)
         if row["phase"] == "final" and row["arm"] in arms and int(row["seed"]) in study.seeds:
             read_row(row, arms[row["arm"]], int(row["seed"]), where)
+        if row["arm"] in arms:  # tuning counts in what the arm came to be by
+            note_texts(row, arms[row["arm"]])
     finished = [arm for arm in arms.values() if arm.n]
     if not finished:
         raise UsageError(f"results.csv: expected a finished run of {', '.join(study.arms)}, got none")
@@ -154,11 +156,14 @@ def read_arms(study: Study, rows: Sequence[Row]) -> list[Arm]:
     return finished
 
 
+def note_texts(row: Row, arm: Arm) -> None:
+    for key in TEXTS:
+        arm.texts[key] = sorted({*arm.texts.get(key, []), row.get(key) or ""} - {""})
+
+
 def read_row(row: Row, arm: Arm, seed: int, where: str) -> None:
     if seed in arm.machines:
         raise UsageError(f"{where}: expected one final run of each seed, got two")
-    for key in TEXTS:
-        arm.texts[key] = sorted({*arm.texts.get(key, []), row.get(key) or ""} - {""})
     for key in NUMBERS:
         if text := row.get(key):
             arm.values.setdefault(key, {})[seed] = float(text)

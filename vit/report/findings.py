@@ -18,7 +18,8 @@ ACCURACY = "test/acc"
 RELATIVE_MARGIN = 0.05  # of a's mean, for what is no accuracy
 NEAR = 1.02  # costs within 2 % are one budget: seconds are never quite equal
 
-BUDGETS = ("compute/train_seconds", "compute/peak_memory_bytes", "inference/batch_1_seconds")
+# Not latency: a pass of a small model takes as long as launching it, which varies more than the arms do.
+BUDGETS = ("compute/train_seconds", "compute/peak_memory_bytes")
 
 Reading = Literal["higher", "lower", "equivalent", "undecided"]
 
@@ -95,6 +96,20 @@ class Findings:
         return [self.tests[label, ACCURACY] for label in self.study.interactions]
 
     @property
+    def all(self) -> list[Difference]:
+        return [*self.comparisons, *self.interactions]
+
+    def arms_of(self, label: str) -> list[Arm]:
+        """The two arms of a comparison, the four of an interaction; without runs where they have not begun."""
+        pair = (self.study.comparisons | self.study.interactions)[label]
+        pairs = [self.study.comparisons[each] for each in pair] if label in self.study.interactions else [pair]
+        return [self.by_name.get(name, Arm(name)) for names in pairs for name in names]
+
+    def mixed(self, test: Difference, seed: int) -> bool:
+        """Whether a seed's runs in a test come from several devices."""
+        return len({arm.machines[seed].device for arm in self.arms_of(test.label)}) > 1
+
+    @property
     def margin(self) -> float:
         """Of accuracies, as a fraction."""
         return self.study.margin / 100
@@ -110,13 +125,15 @@ class Findings:
     @cached_property
     def least_p(self) -> float:
         """The smallest adjusted p that a comparison with the most seeds could reach, in the worst case."""
-        n = max((test.paired.n for test in self.comparisons if test.paired), default=1)
+        return self.reachable(max((test.paired.n for test in self.comparisons if test.paired), default=1))
+
+    def reachable(self, n: int) -> float:
+        """The smallest adjusted p that a test of n seeds could reach, in the worst case."""
         return min(1.0, self.family * 2 / 2**n)
 
     def test(self, label: str, key: str) -> Difference:
         a, b = (self.study.comparisons | self.study.interactions)[label]
-        both = [self.study.comparisons[each] for each in (a, b)] if label in self.study.interactions else [[a, b]]
-        arms = [self.by_name.get(name, Arm(name)) for pair in both for name in pair]
+        arms = self.arms_of(label)
         seeds = common_seeds(key, arms)
         first, second, *more = ([arm.values[key][seed] for seed in seeds] for arm in arms)
         reference = statistics.fmean(first) if seeds else math.nan
@@ -149,10 +166,11 @@ class Findings:
             if cost not in costs_of(self.arms) or not tells_apart(cost, self.arms):
                 continue
             best = None
-            for level, within in levels(self.arms, cost.key):
+            for within in levels(self.arms, cost.key):
                 if (better := max(within, key=validated)) is not best:
                     best = better
-                    found.append(self.choice(cost.title, f"from {cost.show(level)}", best, within))
+                    budget = f"from {cost.show(best.mean(cost.key) or 0.0)}"
+                    found.append(self.choice(cost.title, budget, best, within))
         lengths = sorted({arm.tokens for arm in self.arms if arm.tokens})
         for length in lengths if len(lengths) > 1 else []:
             same = [arm for arm in self.arms if arm.tokens == length]
@@ -208,15 +226,15 @@ def tells_apart(cost: Quantity, arms: Sequence[Arm]) -> bool:
     return spread(arms, cost.key) >= NEAR
 
 
-def levels(arms: Sequence[Arm], key: str) -> Iterator[tuple[float, list[Arm]]]:
-    """Rising budgets, each with the arms that it pays for."""
+def levels(arms: Sequence[Arm], key: str) -> Iterator[list[Arm]]:
+    """The arms that rising budgets pay for."""
     costs = {arm.name: arm.mean(key) or 0.0 for arm in arms}
     ordered = sorted(arms, key=lambda arm: costs[arm.name])
     start = costs[ordered[0].name]
-    for index, arm in enumerate(ordered):
-        following = costs[ordered[index + 1].name] if index + 1 < len(ordered) else math.inf
+    for paid in range(1, len(ordered) + 1):
+        following = costs[ordered[paid].name] if paid < len(ordered) else math.inf
         if following > start * NEAR:
-            yield costs[arm.name], ordered[: index + 1]
+            yield ordered[:paid]
             start = following
 
 

@@ -42,7 +42,13 @@ def scope(findings: Findings) -> str:
     runs = sum(arm.n for arm in findings.arms)
     counts = {arm.n for arm in findings.arms}
     seeds = f"{min(counts)} to {max(counts)}" if len(counts) > 1 else str(min(counts))
-    text = f"CIFAR-10, {plural(len(findings.arms), 'arm')}, {seeds} seed{'s' * (seeds != '1')} each, {runs} trainings."
+    text = f"CIFAR-10, {plural(len(findings.arms), 'arm')}, {seeds} seed{'s' * (seeds != '1')} each, {runs} trainings"
+    text += "".join(
+        f", {title} {' or '.join(str(value) for value in values)}"
+        for key, title in (("model.dim", "width"), ("model.depth", "blocks"), ("train.epochs", "epochs"))
+        if (values := sorted({arm.settings[key] for arm in findings.arms if key in arm.settings}))
+    )
+    text += "."
     missing = [name for name in findings.study.arms if name not in findings.by_name]
     return text + (f" Without a finished run: {', '.join(missing)}." if missing else "")
 
@@ -92,8 +98,14 @@ def machines(findings: Findings) -> str:
     timed = {machine_name(arm.machines[seed]) for arm, seed in where if seed in arm.timed}
     if len(names) > len(timed):
         all_of_them = "; ".join(f"{name} ({plural(count, 'run')})" for name, count in names.items())
-        text = f"Seconds, energy and memory are those of {', '.join(sorted(timed))} alone"
-        found.append(f"These runs come from different machines: {all_of_them}. {text}.")
+        text = f"What depends on the machine, such as seconds, is of {', '.join(sorted(timed))} alone, in every mean"
+        found.append(f"These runs come from different machines: {all_of_them}. {text} and picture.")
+        mixed = {test.label: [seed for seed in test.differences if findings.mixed(test, seed)] for test in findings.all}
+        found += [
+            f"Pairs of two machines: “{label}”, seed{'s' * (len(seeds) > 1)} {listed(seeds)}."
+            for label, seeds in mixed.items()
+            if seeds
+        ]
     commits = sorted({text for arm in findings.arms for text in arm.texts.get("commit", [])})
     if len(commits) > 1 or any(commit.endswith("+") for commit in commits):
         found.append(f"They were trained by different versions of the code: {', '.join(commits)}.")
@@ -110,8 +122,12 @@ def claims(findings: Findings) -> Iterator[str]:
         measured = effect(test)
         if test.paired and margin and test.paired.std:
             measured += f", margin ±{amount(test, margin).lstrip('+')}"
+        verdict = VERDICTS[outcome]
+        if test.paired and not math.isnan(test.p) and outcome == "undecided":
+            few = findings.reachable(test.paired.n) >= LEVEL
+            verdict += f", as it must be with {plural(test.paired.n, 'seed')}" * few
         cells: list[Cell] = [claim.aspect, (claim.claim, "words"), (claim.test, "words"), (measured, "words")]
-        rows.append([*cells, (p_text(test), "number"), (VERDICTS[outcome], outcome)])
+        rows.append([*cells, (p_text(test), "number"), (verdict, outcome)])
     if rows:
         columns: list[Cell] = ["aspect", "claim", "operational test", "measured", ("p (Holm)", "number"), "verdict"]
         caption = (
@@ -129,11 +145,12 @@ def choices(findings: Findings) -> Iterator[str]:
         rows.append([choice.of, choice.budget, choice.best.name, (accuracy, "number"), (ties, "words")])
     if rows:
         told = "not told apart from it"
+        most = pairs_needed(comparisons=max(len(findings.arms) - 1, 1))
         columns: list[Cell] = ["budget", "", "most accurate", ("test accuracy, %", "number"), told]
         caption = (
             "The arm with the best mean validation accuracy for each budget that changes the answer, and the "
             f"affordable arms whose test accuracy was not found lower (paired test at {LEVEL:g}, Holm in each row). "
-            f"Below {pairs_needed()} common seeds nothing can be told apart."
+            f"It takes {pairs_needed()} common seeds to tell two arms apart, and up to {most} in the longest row."
         )
         yield page.section("Which should I choose?", page.table(caption, columns, rows))
 
@@ -143,7 +160,7 @@ def arms_table(findings: Findings, marks: Sequence[str]) -> str:
     costs = costs_of(arms)
     tuned = any(arm.choice for arm in arms)
     columns: list[Cell] = ["arm", ("n", "number"), ("test accuracy, %", "number"), ("95 % interval", "number")]
-    columns += [*keys, *(["tuned"] if tuned else []), ("validation, %", "number")]
+    columns += [*keys, *(["tuned"] if tuned else []), ("best validation, %", "number")]
     columns += [(cost.axis, "number") for cost in costs]
     rows: list[list[Cell]] = []
     for arm in arms:
@@ -164,6 +181,7 @@ def arms_table(findings: Findings, marks: Sequence[str]) -> str:
 
 def comparisons_table(findings: Findings) -> Iterator[str]:
     rows: list[list[Cell]] = []
+    several = len({arm.machines[seed].device for arm in findings.arms for seed in arm.values[ACCURACY]}) > 1
     for test in [*findings.comparisons, *findings.interactions]:
         reading, plain = said(test, findings.margin), test.label in findings.study.comparisons
         ratio = findings.ratio(test.label, SECONDS) if plain else None
@@ -176,11 +194,14 @@ def comparisons_table(findings: Findings) -> Iterator[str]:
         cells += [(between(test), "number"), (p_text(test), "number"), (reading, test.read(findings.margin))]
         cells.append((f"{ratio:.2f} times" if ratio else "", "number"))
         cells.append((mcnemar_text(findings, test) if plain else "", "line"))
+        if several:
+            cells.append((by_machine(findings, test), "words"))
         rows.append(cells)
     if not rows:
         return
     columns: list[Cell] = ["comparison", "difference of", ("n", "number"), ("points", "number")]
     columns += [("95 % interval", "number"), ("p (Holm)", "number"), "reading", ("training time", "number"), "McNemar"]
+    columns += ["points by machine"] * several
     caption = (
         f"Test accuracy, paired by seed. Equivalent: the 90 % interval lies within ±{findings.study.margin:g} points. "
         "McNemar, pooled over seeds, counts the predictions that only one of the two has right; it speaks of these "
@@ -190,6 +211,18 @@ def comparisons_table(findings: Findings) -> Iterator[str]:
     if findings.least_p >= LEVEL:
         parts.insert(0, page.paragraph(weak(findings), "note warning"))
     yield page.section("Comparisons", *parts)
+
+
+def by_machine(findings: Findings, test: Difference) -> str:
+    """The mean difference on each machine alone, without pairs of two machines."""
+    alone: dict[str, list[float]] = {}
+    for seed, difference in test.differences.items():
+        if not findings.mixed(test, seed):
+            alone.setdefault(findings.arms_of(test.label)[0].machines[seed].device, []).append(difference)
+    return "; ".join(
+        f"{device} {amount(test, statistics.fmean(some), unit=False)} (n = {len(some)})"
+        for device, some in alone.items()
+    )
 
 
 def weak(findings: Findings) -> str:
@@ -212,9 +245,11 @@ def methods(findings: Findings) -> str:
         "counts in a comparison only if both arms have finished it.",
         f"Splits: {listed(validation)} validation images, the same for every seed, {chooses}. The 10000 test images "
         "were read once, at the end of each run.",
+        shared(findings),
         tuning(findings),
-        "Differences: mean over seeds of b less a, its 95 % BCa bootstrap interval, and a two-sided sign-flip test, "
-        f"whose p is adjusted by Holm over the {plural(findings.family, 'test')} on this page. A difference is found "
+        "Differences: mean over seeds of b less a, its 95 % BCa bootstrap interval (at so few seeds it is somewhat "
+        "short: at 8 it covers some 88 %), and a two-sided sign-flip test, whose p is adjusted by Holm over the "
+        f"{plural(findings.family, 'test')} of comparisons and claims. A difference is found "
         f"if the interval excludes 0 and p is below {LEVEL:g}, equivalence if the 90 % interval lies within the margin "
         "(two one-sided tests). Equivalence is judged for each comparison alone, without adjustment, so that among "
         "many one may be called so by chance. Otherwise the matter is undecided. What does not vary over seeds, such "
@@ -232,6 +267,15 @@ def methods(findings: Findings) -> str:
         f"This page is made of reports/{study.name}/results.csv and the study file alone, by python -m vit.report.",
     ]
     return page.section("Methods", page.bullets(items))
+
+
+def shared(findings: Findings) -> str:
+    """The settings that all arms have."""
+    first = findings.arms[0].settings
+    groups = ("model.", "augment.", "optim.", "train.epochs", "train.batch_size", "train.label", "train.compile")
+    keys = [key for key in first if key.startswith(groups) and key not in findings.arms[0].choice]
+    same = [key for key in keys if len({json.dumps(arm.settings.get(key)) for arm in findings.arms}) == 1]
+    return f"Settings of all arms: {', '.join(f'{key} {setting(first[key])}' for key in same) or 'none'}."
 
 
 def tuning(findings: Findings) -> str:

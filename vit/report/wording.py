@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from vit.report.findings import ACCURACY, Difference, Findings
 from vit.statistics import LEVEL
+from vit.study import WITHOUT_SPREAD
 
 SIGNS = {"higher": "▲", "lower": "▼", "equivalent": "=", "undecided": "?"}
 
@@ -108,6 +109,8 @@ def said(test: Difference, margin: float) -> str:
 def p_text(test: Difference) -> str:
     """The adjusted p, or why there is none."""
     if test.paired is None or math.isnan(test.p):
+        if test.paired and test.quantity.key in WITHOUT_SPREAD:
+            return "by construction"
         return "none: no spread" if test.paired and test.paired.std == 0 and test.paired.n > 1 else "not measured"
     return f"{test.p:.3f}" if test.p >= 0.001 else "< 0.001"
 
