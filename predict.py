@@ -27,7 +27,7 @@ class Item(NamedTuple):
 
 def main(config: PredictConfig) -> None:
     folder = None if config.attention is None else Path(config.attention)
-    if folder and folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    if folder and os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
         raise UsageError(f"attention: expected a new or an empty folder, got {config.attention!r}")
     # PyTorch is imported only once the settings are known to be good.
     import torch
@@ -54,7 +54,9 @@ def main(config: PredictConfig) -> None:
 
     def items() -> Iterator[Item]:
         for file in files(config.images, refuse):
-            if folder and folder.resolve() == Path(file).resolve().parent:  # drawn here, into a folder that is read
+            if folder and os.path.realpath(folder) == os.path.dirname(
+                os.path.realpath(file)
+            ):  # drawn here, into a folder that is read
                 continue
             try:
                 picture = open_picture(file)

@@ -120,6 +120,12 @@ class TestRefusals:
             case "NaN weights" | "infinite weights":
                 tensors["head.weight"][3, 5] = math.nan if kind == "NaN weights" else math.inf
                 save_file(tensors, weights)
+            case "numbers beyond float32":
+                tensors["head.bias"] = torch.full((10,), 1e300, dtype=torch.double)
+                save_file(tensors, weights)
+            case "NaN in 8 bits":
+                tensors["head.bias"] = torch.full((10,), math.nan).to(torch.float8_e4m3fn)
+                save_file(tensors, weights)
             case "NaN deviation":
                 config.write_text(json.dumps(description | {"std": [0.2, math.nan, 0.2]}))
             case "deviation of 0":
@@ -152,6 +158,8 @@ class TestRefusals:
             ("other shape", r"blocks.0.attn.proj.bias is \(16,\), config.json asks for \(32,\)"),
             ("NaN weights", "model.safetensors: head.weight holds NaN or infinity"),
             ("infinite weights", "model.safetensors: head.weight holds NaN or infinity"),
+            ("numbers beyond float32", "model.safetensors: head.bias holds NaN or infinity"),
+            ("NaN in 8 bits", "model.safetensors: head.bias holds NaN or infinity"),
             ("NaN deviation", "config.json: std: expected three numbers from 0.0001 to 10000"),
             ("deviation of 0", "config.json: std: expected three numbers from 0.0001 to 10000"),
             ("one mean", "config.json: mean: expected three numbers"),
@@ -180,6 +188,7 @@ class TestRefusals:
             ("format", 1.0, "expected format 1, got 1.0"),
             ("format", True, "expected format 1, got True"),
             ("labels", [*"abcdefghi", "\x1b[31m"], "labels: expected a list of printable names"),
+            ("labels", [*"abcdefghi", "j" * 101], "labels: expected a list of printable names of at most 100 signs"),
             ("labels", [*"abcdefghi", ""], "labels: expected a list of printable names"),
             ("labels", [*"abcdefghi", "a"], "labels: expected a list of different names"),
             ("labels", ["a"] * 10**6, r"labels: expected a list of different names, got .{200}\.\.\.$"),

@@ -9,6 +9,7 @@ import numpy
 import onnxruntime
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import vit
 from vit import checkpoint, data, export
@@ -77,6 +78,17 @@ class TestTorch:
         for count in (1, 7):
             images = cifar[1][0][:count]
             torch.testing.assert_close(program(images), model(model.preprocess(images)), atol=1e-4, rtol=0)
+
+    def test_a_model_of_another_size_is_compared_on_images_of_that_size(self, data_root: Path, tmp_path: Path) -> None:
+        config = Config(name="small", model=ViTConfig(dim=16, depth=1, heads=1, patch_size=8))
+        shape = ViTConfig(dim=16, depth=1, heads=1, patch_size=8, image_size=16)
+        checkpoint.save_checkpoint(tmp_path / "best", VisionTransformer(config.model), config, {})
+        save_file(VisionTransformer(shape).state_dict(), tmp_path / "best" / "model.safetensors")
+        description = json.loads((tmp_path / "best" / "config.json").read_text())
+        description["model"]["image_size"] = 16
+        (tmp_path / "best" / "config.json").write_text(json.dumps(description))
+        file = str(tmp_path / "small.pt2")
+        assert export.main(settings(tmp_path / "best", data_root, format="torch", output=file))["bytes"] > 0
 
     def test_without_preprocessing_it_takes_normalised_images(
         self, folder: Path, data_root: Path, cifar: Cifar, tmp_path: Path

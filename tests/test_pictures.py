@@ -57,6 +57,14 @@ class TestKinds:
         assert (image.mode, image.size) == ("RGB", (24, 16))
         np.testing.assert_allclose(corners(image), [RED, GREEN, BLUE, GREY], atol=2)
 
+    @pytest.mark.parametrize("suffix", ["png", "jpg"])
+    def test_a_stream_is_read_once(self, save: Save, suffix: str) -> None:
+        read, write = os.pipe()
+        os.write(write, save(flag(), suffix).read_bytes())
+        os.close(write)
+        with open(read, "rb") as stream:
+            assert open_picture(stream).size == (24, 16)
+
     def test_path_text_file_object_and_picture_are_the_same(self, save: Save) -> None:
         path = save(flag())
         expected = open_picture(path).tobytes()
@@ -258,14 +266,42 @@ class TestRefused:
         result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
         assert result.stdout == "(2225, 2225)\n", result.stderr
 
-    def test_a_jpeg_of_very_many_scans(self, save: Save) -> None:
-        """Each takes a pass over all the pixels, and a file of a few megabytes has room for hundreds of thousands."""
+    def test_a_jpeg_of_very_many_parts(self, save: Save) -> None:
+        """Each scan is a pass over all the pixels, and the time for segments grows with their square."""
         path = save(Image.effect_noise((64, 64), 90), "jpg", progressive=True)
         content = path.read_bytes()
         last = content[content.rindex(b"\xff\xda") : -2]
-        assert open_picture(path).size == (64, 64)
         path.write_bytes(content[:-2] + 100 * last + content[-2:])
         self.refuse(path, "more than 100 scans")
+        path.write_bytes(content[:2] + 1000 * b"\xff\xe1\0\x09Exif\0\0a" + content[2:])
+        self.refuse(path, "more than 1000 segments or 16 MB beside its pixels")
+        path.write_bytes(content[:2] + 250 * (b"\xff\xe2\xff\xff" + bytes(65533)) + content[2:])
+        self.refuse(path, "more than 1000 segments or 16 MB beside its pixels")
+
+    def test_a_film_behind_a_jpeg_is_no_part_of_it(self, save: Save) -> None:
+        """As phones put it there, with any bytes in it; nor are the bytes inside a segment."""
+        path = save(Image.effect_noise((64, 64), 90), "jpg", comment=200 * b"\xff\xda")
+        path.write_bytes(path.read_bytes() + 200 * b"\xff\xda\0\x02")
+        assert open_picture(path).size == (64, 64)
+
+    def test_a_gif_of_very_many_comments(self, save: Save) -> None:
+        path = save(Image.new("P", (8, 8)), "gif")
+        content = path.read_bytes()
+        at = content.index(b"!") if b"!" in content else content.index(b",")
+        path.write_bytes(content[:at] + 1000 * b"!\xfe\x01a\0" + content[at:])
+        assert open_picture(path).size == (8, 8)
+        path.write_bytes(content[:at] + 250_000 * b"!\xfe\x01a\0" + content[at:])
+        self.refuse(path, "more than 1 MB before the first frame")
+
+    def test_what_pillow_decodes_without_bounds(self, tmp_path: Path) -> None:
+        path = tmp_path / "small"
+        header = struct.pack("<2sIHHIIiiHHIIiiII", b"BM", 1082, 0, 0, 1078, 40, 64, 1, 1, 8, 1, 4, 0, 0, 0, 0)
+        path.write_bytes(header + bytes(1024) + b"\0\2\0\xff")
+        self.refuse(path, "a BMP stored as run lengths")
+        path.write_bytes(b"P2 8 8 255\n" + b"#\n" * 1000)
+        self.refuse(path, "a PPM stored as text")
+        path.write_bytes(b"P5 4000 1001 1000\n" + bytes(2 * 4000 * 1001))
+        self.refuse(path, "a PPM of unusual depth and more than 4 million pixels")
 
     def test_tiffs_that_a_decoder_cannot_refuse(self, save: Save, tmp_path: Path) -> None:
         for compression in ("group3", "group4", "jpeg"):
@@ -311,6 +347,23 @@ class TestFinding:
         for argument, message in (("*.nothing", "no file matches"), ("empty", "no pictures in this folder")):
             with pytest.raises(PictureError, match=message):
                 list(find_pictures(argument))
+
+    def test_a_folder_that_cannot_be_read_is_named_after_the_others(
+        self, tree: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        everything = list(find_pictures(str(tree)))
+        closed = next(Path(path).parent for path in everything if Path(path).parent != tree)
+
+        def scandir(path: str, scan: Callable = os.scandir) -> Any:
+            if Path(path) == closed:
+                raise PermissionError(13, "Permission denied", path)
+            return scan(path)
+
+        monkeypatch.setattr("os.scandir", scandir)
+        found = []
+        with pytest.raises(PictureError, match=f"{closed}: cannot be read .Permission denied"):
+            found.extend(find_pictures(str(tree)))
+        assert found == [path for path in everything if closed not in Path(path).parents]
 
     def test_one_at_a_time(self, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """The first file of a folder is given before the folders in it are read."""

@@ -268,8 +268,20 @@ class TestDoor:
         assert sorted(path.name for path in drawn.iterdir()) == sorted(names)
         undrawn = answers(str(tmp_path / "a"))  # drawing does not change the answer
         assert [each["predictions"] for each in found] == [undrawn[0]["predictions"]] * 3
-        with pytest.raises(UsageError, match=r"attention: expected a new or an empty folder"):
-            answers(str(tmp_path / "a"), attention=str(drawn))
+        (tmp_path / "nowhere").symlink_to(tmp_path / "none")
+        for taken in (drawn, tmp_path / "nowhere"):
+            with pytest.raises(UsageError, match=r"attention: expected a new or an empty folder"):
+                answers(str(tmp_path / "a"), attention=str(taken))
+
+    def test_a_link_to_itself_is_refused_while_others_are_drawn(
+        self, folder: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    ) -> None:
+        (tmp_path / "circle.png").symlink_to(tmp_path / "circle.png")
+        arguments = [str(tmp_path / "circle.png"), str(pictures / "001.png")]
+        with pytest.raises(SystemExit):
+            predict.main(PredictConfig(str(folder), arguments, device="cpu", attention=str(tmp_path / "drawn")))
+        assert "circle.png: cannot be read (Too many levels of symbolic links)" in capsys.readouterr().err
+        assert [path.name for path in (tmp_path / "drawn").iterdir()] == ["001.png"]
 
     def test_each_of_many_drawings_of_one_name_is_named_at_once(self, tmp_path: Path) -> None:
         drawn: Counter[str] = Counter()

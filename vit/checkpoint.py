@@ -174,8 +174,10 @@ def describe(folder: Path) -> dict[str, Any]:
         if not isinstance(description.get(key), kind):
             raise UsageError(f"{path}: {key}: expected a {kind.__name__}, got {shown(description.get(key))}")
     labels = description["labels"]
-    if not all(isinstance(name, str) and name and name.isprintable() for name in labels):
-        raise UsageError(f"{path}: labels: expected a list of printable names, got {shown(labels)}")
+    if not all(isinstance(name, str) and 0 < len(name) <= 100 and name.isprintable() for name in labels):
+        raise UsageError(
+            f"{path}: labels: expected a list of printable names of at most 100 signs, got {shown(labels)}"
+        )
     if len(set(labels)) < len(labels):
         raise UsageError(f"{path}: labels: expected a list of different names, got {shown(labels)}")
     for key, least in (("mean", -1e4), ("std", 1e-4)):
@@ -253,9 +255,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
             raise UsageError(f"{path}: {name}: expected floating-point numbers, got {tensor.dtype}")
-        if not tensor.isfinite().all():
+        tensors[name] = (
+            tensor.float()
+        )  # of which infinity is beyond some of float64, and there is one, unlike of float8
+        if not tensors[name].isfinite().all():
             raise UsageError(f"{path}: {name} holds NaN or infinity")
-    return {name: tensor.float() for name, tensor in tensors.items()}
+    return tensors
 
 
 def fitting(config: ViTConfig, tensors: dict[str, Tensor], folder: Path) -> VisionTransformer:

@@ -1,6 +1,7 @@
 """Pictures as they come, to plain RGB: from a file that may be anything, or from what Pillow has already opened."""
 
 import glob
+import io
 import math
 import os
 import stat
@@ -14,6 +15,7 @@ from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 
 from vit.checks import UsageError, one_line, shown
+from vit.containers import excess
 
 # Only these are tried, by content, whatever a file is called: none of them runs another program or holds a script.
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
@@ -27,11 +29,13 @@ MAX_BYTES = 500_000_000
 # time as have about so many. All in all a picture then takes the memory of its decoded pixels, at most 4 bytes each
 # (320 MB) or what its format's decoder takes beside them (1.2 GB for WebP), and little more.
 ENOUGH = 4_000_000
-# A progressive JPEG has about ten scans, each a pass over all its pixels; thousands of empty ones take no bytes.
-MAX_SCANS = 100
+# Pillow's decoders in Python: two take any time or memory, whatever the size of the picture, another is slow.
+UNBOUNDED, SLOW = {"bmp_rle": "run lengths", "ppm_plain": "text"}, ("ppm",)
 # The other ways to store a TIFF are rare, decoded by code that prints of damage and does not fail, or bring in other
 # formats with dangers of their own.
-TIFF_COMPRESSIONS = {"raw": "none", "tiff_lzw": "LZW", "tiff_adobe_deflate": "Deflate", "packbits": "PackBits"}
+TIFF_COMPRESSIONS = {
+    "raw": "none", "tiff_lzw": "LZW", "tiff_adobe_deflate": "Deflate", "tiff_deflate": "Deflate", "packbits": "PackBits"
+}  # fmt: skip
 MAX_TILE = 16_000_000  # pixels of a tile of a TIFF, which is decoded whole even where the picture is small
 SCALE = ((numpy.arange(65536) * 255 + 32767) // 65535).astype(numpy.uint8)  # 16 bits to 8
 
@@ -76,6 +80,10 @@ def open_picture(source: str | os.PathLike | BinaryIO | Image.Image) -> Image.Im
 
 
 def read(file: BinaryIO, name: str) -> Image.Image:
+    if not getattr(file, "seekable", lambda: False)():
+        file = io.BytesIO(file.read())
+    if found := excess(file):
+        raise PictureError(f"{name}: {found}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of damage that Pillow can live with, and of sizes that `decode` refuses
         try:
@@ -87,29 +95,27 @@ def read(file: BinaryIO, name: str) -> Image.Image:
         except Exception as error:  # anything, from struct.error to IndexError, comes out of damaged headers
             raise PictureError(f"{name}: damaged ({one_line(error)})") from error
         with image:
-            if image.format in ("JPEG", "MPO") and scans(file) > MAX_SCANS:
-                raise PictureError(f"{name}: more than {MAX_SCANS} scans")
+            check_codecs(image, name)
             if isinstance(image, TiffImageFile):
                 check_tiff(image, name)
             return decode(image, name)
 
 
-def scans(file: BinaryIO) -> int:
-    """How often a scan starts in a JPEG file, whose position stays. Pixel data never hold these two bytes."""
-    position, count, last = file.tell(), 0, b""
-    file.seek(0)
-    while part := file.read(1 << 20):
-        count += (last + part).count(b"\xff\xda")
-        last = part[-1:]
-    file.seek(position)
-    return count
+def check_codecs(image: Image.Image, name: str) -> None:
+    for codec, *_ in getattr(image, "tile", []):
+        if codec in UNBOUNDED:
+            raise PictureError(f"{name}: a {image.format} stored as {UNBOUNDED[codec]}, which is not read")
+        if codec in SLOW and image.width * image.height > ENOUGH:
+            raise PictureError(
+                f"{name}: a {image.format} of unusual depth and more than {ENOUGH // 10**6} million pixels"
+            )
 
 
 def check_tiff(image: TiffImageFile, name: str) -> None:
     """Refuse what its decoder would take too much for, or not be able to refuse itself."""
     compression = str(image.info.get("compression"))
     if compression not in TIFF_COMPRESSIONS:
-        known = ", ".join(TIFF_COMPRESSIONS.values())
+        known = ", ".join(dict.fromkeys(TIFF_COMPRESSIONS.values()))
         raise PictureError(f"{name}: a TIFF compressed as {compression}, expected {known}")
     sides = [image.tag_v2.get(tag, 1) for tag in (TILEWIDTH, TILELENGTH)]
     if not all(isinstance(side, int) for side in sides) or math.prod(sides) > MAX_TILE:
@@ -177,7 +183,8 @@ def find_pictures(argument: str) -> Iterator[str]:
     suffix is none of a picture; a file that is named itself is always given, whatever it is.
 
     Raises:
-        PictureError: a pattern or a folder that gives nothing, or what no file can be named.
+        PictureError: a pattern or a folder that gives nothing, what no file can be named, or, after all others, a
+            folder that cannot be read.
     """
     if "\0" in argument:  # a picture on stdin, where names are expected
         raise PictureError(f"{shown(argument)}: not the name of a file")
@@ -190,12 +197,15 @@ def find_pictures(argument: str) -> Iterator[str]:
         if not os.path.isdir(path):
             yield path
             continue
-        count = 0
-        for folder, folders, files in os.walk(path):
+        count, unreadable = 0, list[OSError]()
+        for folder, folders, files in os.walk(path, onerror=unreadable.append):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(files):
                 if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
                     count += 1
                     yield os.path.join(folder, name)
+        if unreadable:
+            first = f"{unreadable[0].filename}: cannot be read ({unreadable[0].strerror})"
+            raise PictureError(first + f", nor can {len(unreadable) - 1} other folders" * (len(unreadable) > 1))
         if not count:
             raise PictureError(f"{path}: no pictures in this folder")
