@@ -13,8 +13,8 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -156,7 +156,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Largest memory so far: allocated by PyTorch on a GPU, of the whole process on a CPU."""
+    """Largest memory so far: allocated by PyTorch on a GPU since it was last reset, of the whole process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     kibibytes_or_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -165,21 +165,20 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 def energy_joules(device: torch.device) -> float | None:
     """What the GPU's energy counter reads (NVML), or None where there is no such counter."""
-    read = energy_meter(device)
-    return None if read is None else read()
-
-
-@functools.cache
-def energy_meter(device: torch.device) -> Callable[[], float] | None:
-    """What reads a GPU's energy counter in joules, opened once."""
     if device.type != "cuda" or importlib.util.find_spec("pynvml") is None:
         return None
     import pynvml
 
     try:
-        pynvml.nvmlInit()
-        gpu = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
-        pynvml.nvmlDeviceGetTotalEnergyConsumption(gpu)
+        return pynvml.nvmlDeviceGetTotalEnergyConsumption(nvml_handle(device)) / 1000
     except pynvml.NVMLError:
         return None
-    return lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(gpu) / 1000
+
+
+@functools.cache
+def nvml_handle(device: torch.device) -> Any:
+    """NVML's name of a GPU, looked up once."""
+    import pynvml
+
+    pynvml.nvmlInit()
+    return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")

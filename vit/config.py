@@ -188,7 +188,7 @@ class TrainConfig:
             on a CPU as many as make a part fit its cache.
         label_smoothing: probability mass spread over all classes.
         precision: auto is bfloat16 autocast on a GPU or a CPU that has units for it, float32 elsewhere.
-        compile: torch.compile the model. (On a GPU the step is replayed as a CUDA graph with it or without.)
+        compile: torch.compile the model. (One process on a GPU replays its steps as a CUDA graph with it or without.)
         log_every: steps between two logged rows.
         eval_every: epochs between two evaluations on the validation split; resumable state is saved then too.
         eval_batch_size: images per forward pass in evaluation; null is 1000 on a GPU, fewer on a CPU, for its cache.

@@ -100,6 +100,8 @@ def train_side_by_side(configs: list[Config], device: torch.device, splits: Spli
             folder_to_follow = folders[0] if summaries[0] is None else None
         finally:
             team.tell(folder_to_follow)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
         received = stack.enter_context(stop_signals())
         running: dict[int, tuple[Training, Iterator[None]]] = {}
         failures: list[UsageError | Interrupted] = []
