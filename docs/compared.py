@@ -25,12 +25,16 @@ def heads(root: Path) -> str:
     label = "4 heads against 1"
     test = found.tests[label, ACCURACY]
     accuracy = {arm.name: mean(list(arm.values[ACCURACY].values())) for arm in found.arms}
+    planned = len(found.study.seeds)
+    interim = (
+        f" Of {planned} seeds planned, {test.paired.n} are done." if test.paired and test.paired.n < planned else ""
+    )
     seconds = found.ratio(label, "compute/train_seconds")
     machine = sorted({arm.machines[seed].device for arm in found.arms for seed in arm.timed})
     return paragraph(f"""
         **At equal parameters and FLOPs, each tuned, four heads reach {accuracy[test.b]} % and one head
         {accuracy[test.a]} %: {effect(test)}, {said(test, found.margin).split(maxsplit=1)[1]};
-        training takes {seconds:.2f} times as long ({machine[0]}, one training at a time).**""")
+        training takes {seconds:.2f} times as long ({machine[0]}, one training at a time).**{interim}""")
 
 
 def heads_table(root: Path) -> str:

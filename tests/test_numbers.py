@@ -1,10 +1,12 @@
 """Every measured number that README, docs/ and the configs state is what its csv file says."""
 
+import html
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+import compared
 import pytest
 import trained
 import yaml
@@ -13,6 +15,8 @@ from write_numbers import PAGES, generate
 from vit.checks import UsageError
 from vit.cli import parse
 from vit.config import Config, flatten
+from vit.report.sections import scope
+from vit.report.wording import sentence
 from vit.results import Results
 from vit.study import Study, load_study
 
@@ -63,6 +67,14 @@ def test_the_configs_of_a_rung_are_what_was_trained(rung: str, monkeypatch: pyte
     if not (ROOT / f"reports/{rung}/results.csv").exists():
         pytest.skip("not yet measured")
     check_configs_are_what_was_trained(ROOT, rung)
+
+
+def test_the_page_of_the_finding_is_of_its_rows() -> None:
+    """Not to the byte, as that depends on the plotting library's version."""
+    findings = compared.findings(ROOT)
+    page = html.unescape((ROOT / "reports/heads/index.html").read_text())
+    assert sentence(findings) in page
+    assert scope(findings) in page
 
 
 def test_closed_form_pflop_is_what_a_run_counted() -> None:

@@ -17,6 +17,8 @@ from vit.results import TEXTS
 from vit.statistics import LEVEL, mean_interval, pairs_needed
 
 SECONDS = "compute/train_seconds"
+# Settings that change no step.
+LATER = ("train.log_every", "train.eval_", "train.test")
 VERDICTS = {"supported": "✓ supported", "refuted": "✗ refuted", "undecided": "? undecided"}
 
 
@@ -49,6 +51,8 @@ def scope(findings: Findings) -> str:
         if (values := sorted({arm.settings[key] for arm in findings.arms if key in arm.settings}))
     )
     text += "."
+    if max(counts) < len(findings.study.seeds):
+        text += f" Interim: {len(findings.study.seeds)} seeds are planned."
     missing = [name for name in findings.study.arms if name not in findings.by_name]
     return text + (f" Without a finished run: {', '.join(missing)}." if missing else "")
 
@@ -108,7 +112,7 @@ def machines(findings: Findings) -> str:
         ]
     commits = sorted({text for arm in findings.arms for text in arm.texts.get("commit", [])})
     if len(commits) > 1 or any(commit.endswith("+") for commit in commits):
-        found.append(f"They were trained by different versions of the code: {', '.join(commits)}.")
+        found.append(f"They were trained by different versions of the code: {'; '.join(commits)}.")
     return page.paragraph(" ".join(found), "note warning") if found else ""
 
 
@@ -124,7 +128,7 @@ def claims(findings: Findings) -> Iterator[str]:
             measured += f", margin ±{amount(test, margin).lstrip('+')}"
         verdict = VERDICTS[outcome]
         if test.paired and not math.isnan(test.p) and outcome == "undecided":
-            few = findings.reachable(test.paired.n) >= LEVEL
+            few = findings.reachable(test) >= LEVEL
             verdict += f", as it must be with {plural(test.paired.n, 'seed')}" * few
         cells: list[Cell] = [claim.aspect, (claim.claim, "words"), (claim.test, "words"), (measured, "words")]
         rows.append([*cells, (p_text(test), "number"), (verdict, outcome)])
@@ -237,9 +241,11 @@ def methods(findings: Findings) -> str:
     validation = sorted({int(arm.settings.get("data.val_images", 0)) for arm in arms})
     chooses = "chose the weights of every run" if 0 not in validation else "chose the weights where there were any"
     noted = {
-        key: ", ".join(sorted({text for arm in arms for text in arm.texts.get(key, [])})) or "not noted"
+        key: "; ".join(sorted({text for arm in arms for text in arm.texts.get(key, [])})) or "not noted"
         for key in TEXTS
     }
+    tests = findings.families[True]
+    costs = f", apart from the {plural(tests, 'test')} of what the machine takes, a family of its own" * bool(tests)
     items = [
         f"Seeds {listed(study.seeds)}. Arms alike in data and batch size see the same images in the same order. A seed "
         "counts in a comparison only if both arms have finished it.",
@@ -249,7 +255,8 @@ def methods(findings: Findings) -> str:
         tuning(findings),
         "Differences: mean over seeds of b less a, its 95 % BCa bootstrap interval (at so few seeds it is somewhat "
         "short: at 8 it covers some 88 %), and a two-sided sign-flip test, whose p is adjusted by Holm over the "
-        f"{plural(findings.family, 'test')} of comparisons and claims. A difference is found "
+        f"{plural(findings.family, 'test')} of comparisons and claims"
+        f"{costs}. A difference is found "
         f"if the interval excludes 0 and p is below {LEVEL:g}, equivalence if the 90 % interval lies within the margin "
         "(two one-sided tests). Equivalence is judged for each comparison alone, without adjustment, so that among "
         "many one may be called so by chance. Otherwise the matter is undecided. What does not vary over seeds, such "
@@ -272,8 +279,7 @@ def methods(findings: Findings) -> str:
 def shared(findings: Findings) -> str:
     """The settings that all arms have."""
     first = findings.arms[0].settings
-    groups = ("model.", "augment.", "optim.", "train.epochs", "train.batch_size", "train.label", "train.compile")
-    keys = [key for key in first if key.startswith(groups) and key not in findings.arms[0].choice]
+    keys = [key for key in first if not key.startswith(LATER) and key not in findings.arms[0].choice]
     same = [key for key in keys if len({json.dumps(arm.settings.get(key)) for arm in findings.arms}) == 1]
     return f"Settings of all arms: {', '.join(f'{key} {setting(first[key])}' for key in same) or 'none'}."
 
