@@ -24,17 +24,21 @@ def heads(root: Path) -> str:
     found = findings(root)
     label = "4 heads against 1"
     test = found.tests[label, ACCURACY]
-    accuracy = {arm.name: mean(list(arm.values[ACCURACY].values())) for arm in found.arms}
+    accuracy = {
+        arm.name: mean([arm.values[ACCURACY][seed] for seed in test.differences]) for arm in found.arms_of(label)
+    }
     planned = len(found.study.seeds)
     interim = (
         f" Of {planned} seeds planned, {test.paired.n} are done." if test.paired and test.paired.n < planned else ""
     )
     seconds = found.ratio(label, "compute/train_seconds")
+    timed = set.intersection(*(arm.timed for arm in found.arms_of(label)))
     machine = sorted({arm.machines[seed].device for arm in found.arms for seed in arm.timed})
     return paragraph(f"""
         **At equal parameters and FLOPs, each tuned, four heads reach {accuracy[test.b]} % and one head
         {accuracy[test.a]} %: {effect(test)}, {said(test, found.margin).split(maxsplit=1)[1]};
-        training takes {seconds:.2f} times as long ({machine[0]}, one training at a time).**{interim}""")
+        training takes {seconds:.2f} times as long ({machine[0]}, one training at a time, n = {len(timed)}).**
+        {interim}""")
 
 
 def heads_table(root: Path) -> str:

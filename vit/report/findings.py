@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from vit.report.arms import COSTS, OF_THE_MACHINE, Arm, Quantity, common_seeds, costs_of, quantity, spread
+from vit.report.arms import COSTS, Arm, Quantity, common_seeds, costs_of, quantity, spread
 from vit.statistics import Claim as Claimed
 from vit.statistics import McNemar, Paired, Verdict, holm, mcnemar, paired, verdict
 from vit.study import Claim, Study
@@ -78,15 +78,12 @@ class Findings:
         labels = [*study.comparisons, *study.interactions]
         wanted = [(label, ACCURACY) for label in labels]
         wanted += [(claim.comparison, claim.metric) for claim in study.claims]
-        # What is learnt, and what the machine takes for it, are two questions, each with its family of tests.
-        self.tests: dict[tuple[str, str], Difference] = {}
-        self.families: dict[bool, int] = {}  # whether of the machine -> how many tests
-        for of_machine in (False, True):
-            keys = [each for each in dict.fromkeys(wanted) if (each[1] in OF_THE_MACHINE) == of_machine]
-            tests = [self.test(label, key) for label, key in keys]
-            adjusted = holm([p_value(test.paired) for test in tests])
-            self.tests |= {key: replace(test, p=p) for key, test, p in zip(keys, tests, adjusted, strict=True)}
-            self.families[of_machine] = sum(not math.isnan(p) for p in adjusted)
+        tests = [self.test(label, key) for label, key in dict.fromkeys(wanted)]
+        adjusted = holm([p_value(test.paired) for test in tests])
+        self.tests = {
+            (test.label, test.quantity.key): replace(test, p=p) for test, p in zip(tests, adjusted, strict=True)
+        }
+        self.family = sum(not math.isnan(p) for p in adjusted)
         self.by_pair: dict[tuple[str, str], Paired | None] = {}
 
     @property
@@ -128,18 +125,11 @@ class Findings:
     @cached_property
     def least_p(self) -> float:
         """The smallest adjusted p that a comparison with the most seeds could reach, in the worst case."""
-        n = max((test.paired.n for test in self.comparisons if test.paired), default=1)
+        return self.reachable(max((test.paired.n for test in self.comparisons if test.paired), default=1))
+
+    def reachable(self, n: int) -> float:
+        """The smallest adjusted p that a test of n seeds could reach, in the worst case."""
         return min(1.0, self.family * 2 / 2**n)
-
-    @property
-    def family(self) -> int:
-        """How many tests of accuracy and the like there are."""
-        return self.families[False]
-
-    def reachable(self, test: Difference) -> float:
-        """The smallest adjusted p that a test could reach, in the worst case."""
-        n = test.paired.n if test.paired else 1
-        return min(1.0, self.families[test.quantity.key in OF_THE_MACHINE] * 2 / 2**n)
 
     def test(self, label: str, key: str) -> Difference:
         a, b = (self.study.comparisons | self.study.interactions)[label]

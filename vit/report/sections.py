@@ -128,7 +128,7 @@ def claims(findings: Findings) -> Iterator[str]:
             measured += f", margin ±{amount(test, margin).lstrip('+')}"
         verdict = VERDICTS[outcome]
         if test.paired and not math.isnan(test.p) and outcome == "undecided":
-            few = findings.reachable(test) >= LEVEL
+            few = findings.reachable(test.paired.n) >= LEVEL
             verdict += f", as it must be with {plural(test.paired.n, 'seed')}" * few
         cells: list[Cell] = [claim.aspect, (claim.claim, "words"), (claim.test, "words"), (measured, "words")]
         rows.append([*cells, (p_text(test), "number"), (verdict, outcome)])
@@ -244,8 +244,6 @@ def methods(findings: Findings) -> str:
         key: "; ".join(sorted({text for arm in arms for text in arm.texts.get(key, [])})) or "not noted"
         for key in TEXTS
     }
-    tests = findings.families[True]
-    costs = f", apart from the {plural(tests, 'test')} of what the machine takes, a family of its own" * bool(tests)
     items = [
         f"Seeds {listed(study.seeds)}. Arms alike in data and batch size see the same images in the same order. A seed "
         "counts in a comparison only if both arms have finished it.",
@@ -256,7 +254,7 @@ def methods(findings: Findings) -> str:
         "Differences: mean over seeds of b less a, its 95 % BCa bootstrap interval (at so few seeds it is somewhat "
         "short: at 8 it covers some 88 %), and a two-sided sign-flip test, whose p is adjusted by Holm over the "
         f"{plural(findings.family, 'test')} of comparisons and claims"
-        f"{costs}. A difference is found "
+        ". A difference is found "
         f"if the interval excludes 0 and p is below {LEVEL:g}, equivalence if the 90 % interval lies within the margin "
         "(two one-sided tests). Equivalence is judged for each comparison alone, without adjustment, so that among "
         "many one may be called so by chance. Otherwise the matter is undecided. What does not vary over seeds, such "
