@@ -193,7 +193,7 @@ def test_what_is_generated_stays_as_it_is(project: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a <!-- numbers: nonsense -->1<!-- end -->", "<!-- numbers: nonsense -->: no such part; there are results, "),
+        ("a <!-- numbers: nonsense -->1<!-- end -->", "<!-- numbers: nonsense -->: no such part; there are heads, "),
         ("a <!-- numbers: nowhere/acc -->1<!-- end -->", "<!-- numbers: nowhere/acc -->: no such part"),
         ("a <!-- numbers: results -->1", "needs one <!-- end -->; see <!-- numbers: results -->"),
         ("a <!-- numbers: results -->1 <!-- numbers: results -->1<!-- end -->", "needs one <!-- end -->"),

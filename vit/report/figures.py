@@ -58,12 +58,13 @@ def accuracy_against(cost: Quantity, findings: Findings, look: dict[str, Look]) 
     """Mean test accuracy of each arm with its interval, its seeds behind it, and the Pareto front of the means."""
     arms = findings.arms
     best = front(arms, cost.key)
+    roomy = with_room(best, arms, cost.key)
     offsets = side_by_side(arms, cost.key)
     means: Points = []
     dots: Points = []
     for arm in arms:
         drawn = {"offset": offsets[arm.name], "colour": look[arm.name].colour, "shape": look[arm.name].shape}
-        named = arm.name if arm in best else ""
+        named = arm.name if arm in roomy else ""
         means.append(
             {**mean_point(arm, cost, findings), **drawn, "name": named, "last": len(best) > 1 and arm is best[-1]}
         )
@@ -99,6 +100,21 @@ def accuracy_against(cost: Quantity, findings: Findings, look: dict[str, Look]) 
     about = f"Test accuracy of {len(arms)} arms against {cost.title}: means, intervals, seeds and Pareto front."
     file = "accuracy" if cost == main_cost(arms) else ""
     return Chart(f"accuracy_{slug(cost)}", cost.axis, about, alt.layer(*layers).properties(height=360), data, file)
+
+
+def with_room(best: Sequence[Arm], arms: Sequence[Arm], key: str) -> list[Arm]:
+    """Those of the front whose names do not run into each other: the most accurate, and others far enough from it."""
+
+    def place(arm: Arm) -> float:
+        cost = arm.mean(key) or 0.0
+        return math.log(cost) if spread(arms, key) >= DECADE else cost
+
+    width = max(map(place, arms)) - min(map(place, arms))
+    named: list[Arm] = []
+    for arm in reversed(best):
+        if all(abs(place(arm) - place(other)) > width / 5 for other in named):
+            named.append(arm)
+    return named
 
 
 def slug(cost: Quantity) -> str:
@@ -204,7 +220,7 @@ def curves(findings: Findings, look: dict[str, Look]) -> Chart:
     shown = [alt.Tooltip(f"{key}:N") for key in ("arm", "seeds", "validation accuracy", "training compute")]
     picture = alt.layer(
         base.mark_area(opacity=0.12).encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=colour),
-        base.mark_line(strokeWidth=2).encode(x=x, y=y, color=colour, strokeDash=dash),
+        base.mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=18)).encode(x=x, y=y, color=colour, strokeDash=dash),
         base.mark_point(size=90, opacity=0, filled=True).encode(x=x, y=y, color=colour, tooltip=shown),
     )
     about = "Validation accuracy against training compute, mean of each arm."

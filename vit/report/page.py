@@ -38,7 +38,12 @@ svg.symbol { width: 12px; height: 12px; flex: none; vertical-align: -1px; overfl
 .picker { display: flex; flex-wrap: wrap; align-items: center; gap: 8px; font-size: .9375rem; }
 select { font: inherit; color: inherit; background: var(--card); border: 1px solid var(--line); border-radius: 6px;
   padding: 5px 8px; max-width: 100%; }
-.scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 8px; margin: 10px 0; }
+/* A shadow at an edge behind which there is more: two covers move with the content, two shadows do not. */
+.scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 8px; margin: 10px 0; background:
+  linear-gradient(to right, var(--paper) 40%, transparent) left / 30px 100% no-repeat local,
+  linear-gradient(to left, var(--paper) 40%, transparent) right / 30px 100% no-repeat local,
+  linear-gradient(to right, #8888, transparent) left / 12px 100% no-repeat scroll,
+  linear-gradient(to left, #8888, transparent) right / 12px 100% no-repeat scroll; }
 .scroll:focus-visible, select:focus-visible { outline: 2px solid #2492b8; outline-offset: 2px; }
 table { border-collapse: collapse; width: 100%; font-size: .875rem; line-height: 1.4; }
 caption { text-align: left; padding: 10px 12px 6px; }
@@ -53,7 +58,7 @@ td.line { white-space: nowrap; }
 .supported, .higher, .lower { color: var(--yes); font-weight: 600; white-space: nowrap; }
 .refuted { color: var(--no); font-weight: 600; white-space: nowrap; }
 .equivalent { font-weight: 600; white-space: nowrap; }
-.undecided { color: var(--soft); white-space: nowrap; }
+.undecided { color: var(--soft); min-width: 8em; }
 code { font-size: .9em; overflow-wrap: anywhere; }
 ul.methods { padding-left: 1.2em; margin: 6px 0; font-size: .9375rem; }
 ul.methods li { margin: 4px 0; }

@@ -64,7 +64,8 @@ def pictures(findings: Findings, look: dict[str, Look], charts: Sequence[figures
         [first] = [chart.name for chart in charts if chart.file == "accuracy"]
         caption = (
             "Large symbols are means over seeds with the 95 % interval of the mean, small ones single seeds. The "
-            "dashed line is the Pareto front of the means, whose arms are named: nothing cheaper was more accurate. "
+            "dashed line is the Pareto front of the means, whose arms are named where there is room: nothing cheaper "
+            "was more accurate. "
             "Arms of equal cost are drawn side by side. Point at or touch a symbol for its values."
         )
         chosen = page.picker(against, first)
@@ -89,7 +90,8 @@ def pictures(findings: Findings, look: dict[str, Look], charts: Sequence[figures
     if costs:
         caption = (
             "Each arm over the arm that differs from it in having one head only, paired by seed, with the 95 % "
-            "interval. Lines join arms that are alike but for their heads."
+            "interval. Lines join arms that are alike but for their heads. The latency of a small model is mostly that "
+            "of starting its computations."
         )
         yield page.section("What heads cost", page.panels(costs, caption))
 
@@ -130,10 +132,10 @@ def claims(findings: Findings) -> Iterator[str]:
         if test.paired and not math.isnan(test.p) and outcome == "undecided":
             few = findings.reachable(test.paired.n) >= LEVEL
             verdict += f", as it must be with {plural(test.paired.n, 'seed')}" * few
-        cells: list[Cell] = [claim.aspect, (claim.claim, "words"), (claim.test, "words"), (measured, "words")]
-        rows.append([*cells, (p_text(test), "number"), (verdict, outcome)])
+        cells: list[Cell] = [claim.aspect, (claim.claim, "words"), (verdict, outcome), (measured, "words")]
+        rows.append([*cells, (p_text(test), "number"), (claim.test, "words")])
     if rows:
-        columns: list[Cell] = ["aspect", "claim", "operational test", "measured", ("p (Holm)", "number"), "verdict"]
+        columns: list[Cell] = ["aspect", "claim", "verdict", "measured", ("p (Holm)", "number"), "operational test"]
         caption = (
             "What is claimed, and what was measured: the difference, in percent of the first arm's mean where it is "
             "not points of accuracy, and its 95 % interval."
