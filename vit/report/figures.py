@@ -220,7 +220,7 @@ def curves(findings: Findings, look: dict[str, Look]) -> Chart:
     shown = [alt.Tooltip(f"{key}:N") for key in ("arm", "seeds", "validation accuracy", "training compute")]
     picture = alt.layer(
         base.mark_area(opacity=0.12).encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=colour),
-        base.mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=18)).encode(x=x, y=y, color=colour, strokeDash=dash),
+        base.mark_line(strokeWidth=2, point={"size": 18}).encode(x=x, y=y, color=colour, strokeDash=dash),
         base.mark_point(size=90, opacity=0, filled=True).encode(x=x, y=y, color=colour, tooltip=shown),
     )
     about = "Validation accuracy against training compute, mean of each arm."
