@@ -243,35 +243,6 @@ def test_a_run_that_diverged_is_of_no_machine(make: Any, tmp_path: Path) -> None
     assert "training time from 204 s" in text_of(page)
 
 
-def cost_of(page: Path, title: str, arm: str) -> str | None:
-    """What the table of arms says of a cost, None if it has no such column."""
-    columns = table_row(page, "Arms", "arm")
-    return table_row(page, "Arms", arm)[columns.index(title)] if title in columns else None
-
-
-def test_a_device_makes_seconds_core_minutes_or_gpu_minutes(make: Any, tmp_path: Path) -> None:
-    study = make()
-    cores, gpus = "training on a CPU (core-minutes)", "training on a GPU (GPU-minutes)"
-
-    def costs(devices: list[str]) -> list[str | None]:
-        rows = make_rows(study, {"one": 0.0, "four": 0.0})
-        for row in rows:
-            row["device"] = devices[int(row["seed"]) % len(devices)]
-        page = write_report(study, rows, tmp_path)
-        charts = {"core": cores, "gpu": gpus}
-        assert {name for name, title in charts.items() if cost_of(page, title, "one")} == {
-            name for name in charts if f"accuracy_{name}_minutes" in specs_of(page)
-        }
-        return [cost_of(page, title, "one") for title in (cores, gpus)]
-
-    assert costs(["Some CPU, threads: 1"]) == ["3.39", None]  # 203.5 seconds
-    assert costs(["Some CPU, threads: 1", "Some CPU, threads: 3"]) == ["3.38", None]  # of one machine
-    assert costs(["Some GPU"]) == [None, "3.39"]
-    assert costs(["2 x Some GPU"]) == [None, "6.78"]
-    assert costs(["Some CPU, threads: 1", "Some GPU"]) == ["3.38", None]
-    assert costs([""]) == [None, None]
-
-
 def test_the_finding_opens_with_the_headline(make: Any, tmp_path: Path) -> None:
     arms = {"one": {"model.heads": 1}, "four": {"model.heads": 4}, "adamw": {"optim.name": "adamw"}}
     comparisons = {"gain": ["one", "four"], "loss": ["one", "adamw"]}
@@ -323,6 +294,20 @@ def test_an_interaction_is_the_second_comparison_less_the_first(make: Any, tmp_p
     assert "Test accuracy differs in 3 of 3 comparisons, most in “fine”: +3.00 points" in text_of(page)
     choice = table_row(page, "Which should I choose?", "sequence length")
     assert choice == ["sequence length", "16 tokens, patches of 8 x 8", "four_8", "66.35", "none"]
+
+
+def test_the_choice_names_what_a_larger_budget_adds(make: Any, tmp_path: Path) -> None:
+    study = make(arms={name: {"model.depth": depth} for name, depth in (("low", 2), ("middle", 3), ("high", 4))})
+    rows = make_rows(study, {"low": 0.0, "middle": 0.02, "high": 0.02})
+    flops = {"low": "1e13", "middle": "2e13", "high": "3e13"}
+    rows = [row | {"compute/train_flops": flops[row["arm"]]} for row in rows]
+    rows = [row | {"best/val_acc": "0.77"} if row["arm"] == "high" else row for row in rows]
+    page = write_report(study, rows, tmp_path)
+    cheapest = table_row(page, "Which should I choose?", "training compute")
+    assert cheapest == ["training compute", "from 0.01 PFLOP", "low", "75.35", "nothing else to choose from"]
+    part = page.read_text().split("<h2>Which should I choose?</h2>")[1].split("</section>")[0]
+    assert "high (from 0.03 PFLOP)" in part
+    assert part.count(">training compute</t") == 2, "one row for all budgets of one answer"
 
 
 def test_only_seeds_of_both_arms_are_paired(make: Any, tmp_path: Path) -> None:

@@ -91,6 +91,7 @@ CLAIM = {"aspect": "cost", "claim": "dear", "test": "it is", "comparison": "four
         ({"arms": {"one": {"model.heads": 3}}}, "arm one: model.heads: expected a divisor of dim 16"),
         ({"arms": {"a/b": {}}}, "arms: expected a folder name"),
         ({"arms": {"one": {"seed": 3}}}, "seed: expected a setting that the study does not make itself"),
+        ({"settings": {"train.epoch": 1}}, "settings: train.epoch: no such setting; did you mean train.epochs?"),
         ({"settings": {"train.test": False}}, "train.test: expected a setting that the study does not make itself"),
         (
             {"arms": {"one": {"model.heads": 1}, "uno": {"model.heads": 1}}},
@@ -131,9 +132,9 @@ CLAIM = {"aspect": "cost", "claim": "dear", "test": "it is", "comparison": "four
             "interactions.twist: expected two different ones of four against",
         ),
         ({"margin": 0}, "margin: expected a number of percentage points above 0"),
-        ({"claims": [CLAIM | {"comparison": "gain"}]}, "claims.comparison: expected one of four against one"),
-        ({"claims": [CLAIM | {"expects": "better"}]}, "claims.expects: expected more or less or same"),
-        ({"claims": [CLAIM | {"effect": 1}]}, "claims.effect: expected one of aspect, claim, test"),
+        ({"claims": [CLAIM | {"comparison": "gain"}]}, "claims[0].comparison: expected one of four against one"),
+        ({"claims": [CLAIM | {"expects": "better"}]}, "claims[0].expects: expected more or less or same"),
+        ({"claims": [CLAIM, CLAIM | {"effect": 1}]}, "claims[1].effect: expected one of aspect, claim, test"),
         ({"claims": [CLAIM]}, "seeds: expected at least 6, or none of 1 tests can find a difference, got [0, 1]"),
         (
             {"seeds": list(range(6)), "claims": [CLAIM, CLAIM | {"metric": "train/loss"}]},

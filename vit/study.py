@@ -20,7 +20,7 @@ interactions:                          # the second comparison's difference less
   width x heads: [heads at d64, heads at d128]
 claims:                                # what is said, and the comparison that decides it
   - {aspect: cost, claim: many heads are dearer, test: seconds at equal parameters,
-     comparison: four heads against one, metric: compute/train_seconds, expects: more}
+     comparison: four heads against one, metric: compute/train_seconds, expects: more}  # less, same, not more
 """
 
 import itertools
@@ -89,8 +89,8 @@ class Claim:
     margin: float | None = None
 
     def __post_init__(self) -> None:
-        check_types(self, "claims.")
-        check(self.margin is None or self.margin > 0, "claims.margin", "a number above 0", self.margin)
+        check_types(self)
+        check(self.margin is None or self.margin > 0, "margin", "a number above 0", self.margin)
 
 
 @dataclass(frozen=True)
@@ -178,11 +178,11 @@ class Study:
                 check(fits, f"{group}.{label}", f"two different ones of {', '.join(known)}", pair)
                 twin = first.setdefault(tuple(sorted(pair)), label)
                 check(twin == label, f"{group}.{label}", f"another pair than that of {twin}", pair)
-        for claim in self.claims:
-            labels = [*self.comparisons, *self.interactions]
-            check(claim.comparison in labels, "claims.comparison", f"one of {', '.join(labels)}", claim.comparison)
+        labels = [*self.comparisons, *self.interactions]
+        for index, claim in enumerate(self.claims):
+            there = claim.comparison in labels
+            check(there, f"claims[{index}].comparison", f"one of {', '.join(labels)}", claim.comparison)
         if self.headline is not None:
-            labels = [*self.comparisons, *self.interactions]
             check(self.headline in labels, "headline", f"one of {', '.join(labels)}", self.headline)
         twice = set(self.comparisons) & set(self.interactions)
         check(not twice, "interactions", "labels that no comparison has", sorted(twice))
@@ -206,11 +206,12 @@ class Study:
         Raises:
             UsageError: one of them is not a setting, or not a possible one.
         """
-        settings = self.base_settings | {"seeds": None} | self.settings | choice | self.arms[arm]
+        common = self.base_settings | {"seeds": None} | self.settings
         try:
-            return parse(Config, overrides(settings))
+            return parse(Config, overrides(common | choice | self.arms[arm]))
         except UsageError as error:
-            raise UsageError(f"arm {arm}: {error}") from None
+            place = "settings" if refusal(common) == str(error) else f"arm {arm}"
+            raise UsageError(f"{place}: {error}") from None
 
     def tuning_runs(self) -> list[Run]:
         if self.tuning is None:
@@ -243,6 +244,15 @@ class Study:
         return Run(phase, arm, choice, seed, config)
 
 
+def refusal(settings: dict[str, Any]) -> str | None:
+    """Why these settings are no training, None if they are one."""
+    try:
+        parse(Config, overrides(settings))
+    except UsageError as error:
+        return str(error)
+    return None
+
+
 def load_study(path: str) -> Study:
     """Read and check a study file.
 
@@ -264,10 +274,18 @@ def load_study(path: str) -> Study:
         if isinstance(content.get("tuning"), dict):
             content["tuning"] = build(Tuning, content["tuning"], "tuning.")
         if isinstance(content.get("claims"), list) and all(isinstance(each, dict) for each in content["claims"]):
-            content["claims"] = [build(Claim, each, "claims.") for each in content["claims"]]
+            content["claims"] = [build_claim(index, each) for index, each in enumerate(content["claims"])]
         return build(Study, content)
     except (UsageError, TypeError) as error:
         raise UsageError(f"{path}: {error}") from None
+
+
+def build_claim(index: int, content: dict[str, Any]) -> Claim:
+    try:
+        claim: Claim = build(Claim, content)
+    except UsageError as error:
+        raise UsageError(f"claims[{index}].{error}") from None
+    return claim
 
 
 def build(kind: type, content: dict[str, Any], group: str = "") -> Any:

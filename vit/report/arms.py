@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit.checks import UsageError
-from vit.compute import units_of
 from vit.results import NUMBERS, TEXTS, Row, check_row, unpack
 from vit.study import Study
 
@@ -47,8 +46,6 @@ class Quantity:
 COSTS = (
     Quantity("compute/train_flops", "training compute", "PFLOP", 1e-15),
     Quantity("compute/train_seconds", "training time", "s"),
-    Quantity("compute/core_minutes", "training on a CPU", "core-minutes"),
-    Quantity("compute/gpu_minutes", "training on a GPU", "GPU-minutes"),
     Quantity("compute/energy_joules", "energy of training", "kJ", 1e-3),
     Quantity("compute/peak_memory_bytes", "peak memory", "MiB", 2**-20),
     Quantity("model/params", "parameters"),
@@ -173,10 +170,6 @@ def read_row(row: Row, arm: Arm, seed: int, where: str) -> None:
     arm.machines[seed] = Machine(row.get("device") or "", asked, row.get("precision") or "")
     if not row.get("test/acc"):
         arm.diverged.append(seed)
-    if row.get("device") and row.get("compute/train_seconds"):
-        count, unit = units_of(row["device"])
-        minutes = float(row["compute/train_seconds"]) / 60 * count
-        arm.values.setdefault(f"compute/{unit.lower()}_minutes", {})[seed] = minutes
     try:
         if row.get("curve"):
             arm.curves[seed] = [(float(x), float(y)) for x, y in json.loads(row["curve"])]

@@ -267,17 +267,21 @@ def families(arms: Sequence[Arm], look: dict[str, Look]) -> Iterator[list[Arm]]:
 
 
 def relative(family: Sequence[Arm], cost: Quantity, look: dict[str, Look]) -> Points:
-    """Each arm's cost over that of the one-head arm, paired by seed: mean and 95 % interval; [] if one has none."""
+    """Each arm's cost over that of the one-head arm, paired by seed; [] if one has none.
+
+    The geometric mean and its 95 % interval: of logarithms, so that the bounds of few seeds stay above 0, and twice as
+    much counts like half.
+    """
     points: Points = []
     for arm in family:
         seeds = common_seeds(cost.key, [family[0], arm])
         pairs = [(family[0].values[cost.key][seed], arm.values[cost.key][seed]) for seed in seeds]
-        ratios = [own / base for base, own in pairs if base]
-        if not ratios:
+        logs = [math.log(own / base) for base, own in pairs if base and own]
+        if not logs:
             return []
-        mean = statistics.fmean(ratios)
-        low, high = mean_interval(ratios) if len(ratios) > 1 else (mean, mean)
-        told = {"arm": arm.name, "times that of": family[0].name, "seeds": str(len(ratios)), "ratio": f"{mean:.3f}"}
+        mean = math.exp(statistics.fmean(logs))
+        low, high = map(math.exp, mean_interval(logs)) if len(logs) > 1 else (mean, mean)
+        told = {"arm": arm.name, "times that of": family[0].name, "seeds": str(len(logs)), "ratio": f"{mean:.3f}"}
         drawn = {"colour": look[arm.name].colour, "shape": look[arm.name].shape}
         points.append({"heads": arm.settings["model.heads"], "y": mean, "low": low, "high": high, **drawn, **told})
     return points

@@ -1,5 +1,6 @@
 """What a study found: its comparisons tested, its claims judged, and the best arm for a budget."""
 
+import itertools
 import math
 import statistics
 from collections.abc import Iterator, Sequence
@@ -61,12 +62,16 @@ class Difference:
 
 @dataclass(frozen=True)
 class Choice:
-    """The best arm by validation that a budget buys, and the others whose test accuracy was not found lower."""
+    """The best arm by validation that a budget buys, and the others whose test accuracy was not found lower.
+
+    It stays the best up to the next row's budget, and what more budget adds below it is among the others.
+    """
 
     of: str  # "training time", "sequence length"
     budget: str
     best: Arm
-    ties: list[Arm]
+    others: int  # how many there were to choose from
+    ties: list[str]  # names, with the budget from which on they can be paid where it is above the row's
 
 
 class Findings:
@@ -165,22 +170,22 @@ class Findings:
         for cost in dict.fromkeys(budgets):
             if cost not in costs_of(self.arms) or not tells_apart(cost, self.arms):
                 continue
-            best = None
-            for within in levels(self.arms, cost.key):
-                if (better := max(within, key=validated)) is not best:
-                    best = better
-                    budget = f"from {cost.show(best.mean(cost.key) or 0.0)}"
-                    found.append(self.choice(cost.title, budget, best, within))
+            shown = {arm.name: cost.show(arm.mean(cost.key) or 0.0) for arm in self.arms}
+            rising = levels(self.arms, cost.key)
+            for best, group in itertools.groupby(rising, key=lambda paid: max(paid, key=validated).name):
+                paid = list(group)
+                later = {arm.name: shown[arm.name] for arm in paid[-1] if arm not in paid[0]}
+                found.append(self.choice(cost.title, f"from {shown[best]}", self.by_name[best], paid[-1], later))
         lengths = sorted({arm.tokens for arm in self.arms if arm.tokens})
         for length in lengths if len(lengths) > 1 else []:
             same = [arm for arm in self.arms if arm.tokens == length]
             side = same[0].settings["model.patch_size"]
             best = max(same, key=validated)
             said = f"{length} tokens, patches of {side} x {side}"
-            found.append(self.choice("sequence length", said, best, same))
+            found.append(self.choice("sequence length", said, best, same, {}))
         return found
 
-    def choice(self, of: str, budget: str, best: Arm, within: Sequence[Arm]) -> Choice:
+    def choice(self, of: str, budget: str, best: Arm, within: Sequence[Arm], later: dict[str, str]) -> Choice:
         others = [arm for arm in within if arm is not best]
         differences = [self.between(best, arm) for arm in others]
         adjusted = holm([p_value(difference) for difference in differences])
@@ -189,7 +194,9 @@ class Findings:
             for arm, difference, p in zip(others, differences, adjusted, strict=True)
             if difference is None or verdict(difference, p, self.margin, "less") != "supported"
         ]
-        return Choice(of, budget, best, sorted(ties, key=lambda arm: -arm.accuracy))
+        ties.sort(key=lambda arm: -arm.accuracy)
+        named = [f"{arm.name} (from {later[arm.name]})" if arm.name in later else arm.name for arm in ties]
+        return Choice(of, budget, best, len(others), named)
 
     def between(self, one: Arm, other: Arm) -> Paired | None:
         """other - one in test accuracy, over the seeds of both."""

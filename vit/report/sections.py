@@ -89,9 +89,9 @@ def pictures(findings: Findings, look: dict[str, Look], charts: Sequence[figures
     costs = {chart.name: chart.title for chart in charts if chart.name.startswith("cost_")}
     if costs:
         caption = (
-            "Each arm over the arm that differs from it in having one head only, paired by seed, with the 95 % "
-            "interval. Lines join arms that are alike but for their heads. The latency of a small model is mostly that "
-            "of starting its computations."
+            "Each arm over the arm that differs from it in having one head only, paired by seed: geometric mean and "
+            "95 % interval. Lines join arms that are alike but for their heads. The latency of a small model is mostly "
+            "that of starting its computations."
         )
         yield page.section("What heads cost", page.panels(costs, caption))
 
@@ -147,15 +147,16 @@ def choices(findings: Findings) -> Iterator[str]:
     rows: list[list[Cell]] = []
     for choice in findings.choices():
         accuracy = f"{100 * choice.best.accuracy:.2f}"
-        ties = ", ".join(arm.name for arm in choice.ties) or "none"
+        ties = ", ".join(choice.ties) or ("none" if choice.others else "nothing else to choose from")
         rows.append([choice.of, choice.budget, choice.best.name, (accuracy, "number"), (ties, "words")])
     if rows:
         told = "not told apart from it"
         most = pairs_needed(comparisons=max(len(findings.arms) - 1, 1))
         columns: list[Cell] = ["budget", "", "most accurate", ("test accuracy, %", "number"), told]
         caption = (
-            "The arm with the best mean validation accuracy for each budget that changes the answer, and the "
-            f"affordable arms whose test accuracy was not found lower (paired test at {LEVEL:g}, Holm in each row). "
+            "The arm with the best mean validation accuracy for each budget that changes the answer, and those arms "
+            "within that budget, or one below the next row's, whose test accuracy was not found lower (paired test at "
+            f"{LEVEL:g}, Holm in each row). "
             f"It takes {pairs_needed()} common seeds to tell two arms apart, and up to {most} in the longest row."
         )
         yield page.section("Which should I choose?", page.table(caption, columns, rows))
