@@ -1,6 +1,9 @@
-"""What the study of heads found, from its rows, in the words of its report."""
+"""What studies found, from their rows, in the words of their reports."""
 
 import contextlib
+import itertools
+import json
+import statistics
 from pathlib import Path
 
 from tables import mean, paragraph, read, table
@@ -10,13 +13,13 @@ from vit.report.findings import ACCURACY, Findings
 from vit.report.wording import amount, between, effect, p_text, said
 from vit.study import load_study
 
-STUDY = "configs/studies/heads.yaml"
+SECONDS = "compute/train_seconds"
 
 
-def findings(root: Path) -> Findings:
+def findings(root: Path, name: str = "heads") -> Findings:
     with contextlib.chdir(root):  # the study names its base from there
-        study = load_study(STUDY)
-    return Findings(study, read_arms(study, read(root / f"reports/{study.name}/results.csv")))
+        study = load_study(f"configs/studies/{name}.yaml")
+    return Findings(study, read_arms(study, read(root / f"reports/{name}/results.csv")))
 
 
 def heads(root: Path) -> str:
@@ -31,14 +34,15 @@ def heads(root: Path) -> str:
     interim = (
         f" Of {planned} seeds planned, {test.paired.n} are done." if test.paired and test.paired.n < planned else ""
     )
-    seconds = found.ratio(label, "compute/train_seconds")
-    timed = set.intersection(*(arm.timed for arm in found.arms_of(label)))
-    machine = sorted({arm.machines[seed].device for arm in found.arms for seed in arm.timed})
+    seconds = found.ratio(label, SECONDS)
+    timed = found.tests[label, SECONDS]
+    machines = {arm.machines[seed].device for arm in found.arms_of(label) for seed in arm.values[SECONDS]}
+    found_or_not = {"higher": "found", "lower": "found", "equivalent": "equivalent", "undecided": "undecided"}
     return paragraph(f"""
         **At equal parameters and FLOPs, each tuned, four heads reach {accuracy[test.b]} % and one head
         {accuracy[test.a]} %: {effect(test)}, {said(test, found.margin).split(maxsplit=1)[1]};
-        training takes {seconds:.2f} times as long ({machine[0]}, one training at a time, n = {len(timed)}).**
-        {interim}""")
+        training takes {seconds:.2f} times as long ({found_or_not[timed.read(timed.margin(found.study.margin))]} with
+        n = {len(timed.differences)} on {" or ".join(machines)}).**{interim}""")
 
 
 def heads_table(root: Path) -> str:
@@ -50,3 +54,18 @@ def heads_table(root: Path) -> str:
             numbers = [amount(test, test.paired.mean, unit=False), between(test), str(test.paired.n), p_text(test)]
             lines.append([test.label, *numbers, said(test, found.margin)])
     return table(["comparison", "points of test accuracy", "95 % interval", "n (seeds)", "p (Holm)", "reading"], lines)
+
+
+def learning_rates(root: Path) -> str:
+    """Of the study of heads: every rate tried for each arm, the chosen one in bold."""
+    rows = [row for row in read(root / "reports/heads/results.csv") if row["phase"] == "tuning"]
+    lines = []
+    for arm, of_arm in itertools.groupby(sorted(rows, key=lambda row: row["arm"]), key=lambda row: row["arm"]):
+        accuracies: dict[float, list[float]] = {}
+        for row in of_arm:
+            accuracies.setdefault(json.loads(row["choice"])["optim.lr"], []).append(float(row["best/val_acc"]))
+        best = max(accuracies, key=lambda lr: statistics.mean(accuracies[lr]))
+        tried = [f"{lr:g}: {mean(accuracies[lr])}" for lr in sorted(accuracies)]
+        marked = [f"**{each}**" if each.startswith(f"{best:g}:") else each for each in tried]
+        lines.append([arm, ", ".join(marked), str(len(accuracies[best]))])
+    return table(["arm", "learning rate: validation accuracy, %", "n (seeds)"], lines)

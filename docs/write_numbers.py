@@ -28,6 +28,7 @@ END = "<!-- end -->"
 PARTS: dict[str, Callable[[Path], str]] = {
     "heads": compared.heads,
     "heads_table": compared.heads_table,
+    "learning_rates": compared.learning_rates,
     "results": trained.results,
     "fast_path": trained.fast_path,
     "validation_spread": trained.validation_spread,

@@ -137,7 +137,7 @@ def test_a_difference_that_was_found_may_not_matter(make: Any, tmp_path: Path) -
     study = make(arms=arms, margin=3.0, headline="two against one")
     page = write_report(study, make_rows(study, {"one": 0.0, "two": 0.02, "four": 0.1}), tmp_path)
     assert re.search(r"two against one: \+2\.00 points .*, higher, but within ±3 points\. Test accuracy", text_of(page))
-    assert "in 2 of 2 comparisons (1 of them by less than the margin of ±3 points), most in" in text_of(page)
+    assert "in 2 of 2 comparisons (1 of them by less than the margin of ±3 points)." in text_of(page)
 
 
 def test_claims_are_judged_one_by_one(make: Any, tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_claims_are_judged_one_by_one(make: Any, tmp_path: Path) -> None:
     assert {aspect: row[2] for aspect, row in rows.items()} == {
         "time": "✓ supported",
         "less time": "✗ refuted",
-        "parameters": "✗ refuted",  # of a fact, equal to the last one
+        "parameters": "✗ refuted, by construction",  # of a fact, equal to the last one
         "accuracy": "✓ supported",
         "latency": "? undecided",
     }
@@ -175,7 +175,7 @@ def test_seconds_of_two_machines_are_not_compared(make: Any, tmp_path: Path) -> 
     assert "Which should I choose?" not in text_of(page)
     told = text_of(page).partition("different machines: ")[2]
     assert told.startswith("Some CPU, threads: 1 (8 runs); Some other CPU, threads: 1 (8 runs). What depends on the")
-    assert " machine, such as seconds, is of Some CPU, threads: 1 alone" in told
+    assert " machine is of one in every mean and picture: training time, peak memory of Some CPU, threads: 1" in told
     assert "Pairs of two machines: “four against one”, seeds 0 to 7." in told
     specs = specs_of(page)
     assert {name for name in specs if name.startswith("cost_")} == {"cost_train_flops"}
@@ -196,6 +196,18 @@ def test_seconds_are_compared_at_the_seeds_of_one_machine(make: Any, tmp_path: P
     assert re.fullmatch(r"Some CPU, threads: 1 \S+ .n = 7.", table_row(page, "Comparisons", "four against one")[9])
     points = specs_of(page)["cost_train_seconds"]["datasets"]["ratios_train_seconds"]
     assert [(point["seeds"], point["ratio"]) for point in points] == [("8", "1.000"), ("7", "1.197")]
+
+
+def test_each_cost_is_of_the_machine_that_measured_it_most(make: Any, tmp_path: Path) -> None:
+    study = make()
+    rows = make_rows(study, {"one": 0.0, "four": 0.0})
+    for row in rows:
+        if int(row["seed"]) < 5:  # most runs, but without their memory
+            row["device"], row["compute/peak_memory_bytes"] = "Some GPU", ""
+    page = write_report(study, rows, tmp_path)
+    costs = {title: table_row(page, "Arms", "one")[at] for at, title in enumerate(table_row(page, "Arms", "arm"))}
+    assert (costs["training time (s)"], costs["peak memory (MiB)"]) == ("202", "1,024")
+    assert "training time of Some GPU alone; peak memory of Some CPU, threads: 1 alone." in text_of(page)
 
 
 def test_an_interaction_of_seconds_needs_one_machine_for_all_four_arms(make: Any, tmp_path: Path) -> None:
@@ -249,7 +261,7 @@ def test_the_finding_opens_with_the_headline(make: Any, tmp_path: Path) -> None:
     study = make(arms=arms, comparisons=comparisons, interactions={"twist": ["gain", "loss"]}, headline="twist")
     page = write_report(study, make_rows(study, {"one": 0.0, "four": 0.0, "adamw": -0.1}), tmp_path)
     opening = "twist: \N{MINUS SIGN}10.00 points (n = 8 paired seeds), lower. "
-    assert opening + "Test accuracy differs in 2 of 3 comparisons" in text_of(page)
+    assert opening + "Test accuracy differs in 2 of 3 comparisons and interactions" in text_of(page)
 
 
 def test_an_arm_is_chosen_by_validation_and_reported_on_test(make: Any, tmp_path: Path) -> None:
@@ -291,7 +303,7 @@ def test_an_interaction_is_the_second_comparison_less_the_first(make: Any, tmp_p
     points = [table_row(page, "Comparisons", label)[3] for label in ("fine", "coarse", "coarse less fine")]
     assert points == ["+3.00", "+1.00", "\N{MINUS SIGN}2.00"]
     assert table_row(page, "Comparisons", "coarse less fine")[6] == "▼ lower"
-    assert "Test accuracy differs in 3 of 3 comparisons, most in “fine”: +3.00 points" in text_of(page)
+    assert "Test accuracy differs in 3 of 3 comparisons and interactions, most in “fine”: +3.00 points" in text_of(page)
     choice = table_row(page, "Which should I choose?", "sequence length")
     assert choice == ["sequence length", "16 tokens, patches of 8 x 8", "four_8", "66.35", "none"]
 

@@ -131,6 +131,9 @@ CLAIM = {"aspect": "cost", "claim": "dear", "test": "it is", "comparison": "four
             {"interactions": {"twist": ["gain", "loss"]}},
             "interactions.twist: expected two different ones of four against",
         ),
+        ({"margin": float("inf")}, "margin: expected a number of percentage points above 0, got inf"),
+        ({"claims": [CLAIM | {"margin": float("inf")}]}, "claims[0].margin: expected a number above 0, got inf"),
+        ({"tuning": {"grid": {"optim.lr": [0.1, "0.1"]}, "seeds": [9]}}, "tuning.grid.optim.lr: expected different"),
         ({"margin": 0}, "margin: expected a number of percentage points above 0"),
         ({"claims": [CLAIM | {"comparison": "gain"}]}, "claims[0].comparison: expected one of four against one"),
         ({"claims": [CLAIM | {"expects": "better"}]}, "claims[0].expects: expected more or less or same"),
@@ -154,6 +157,29 @@ def test_an_arm_named_twice_is_refused(write: Any) -> None:
     path.write_text("name: tiny\nbase: b\nseeds: [0]\narms:\n  one: {model.heads: 1}\n  one: {model.heads: 2}\n")
     with pytest.raises(UsageError, match=r"study\.yaml: line 6: one is given twice$"):
         load_study(str(path))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("name: a\n? [1, 2]\n: b\n", r"line 2: expected a word as key"),
+        ("name: a\narms: &loop\n  one: *loop\n", r"Circular reference detected"),
+        ("name: 2026-11-28\n", r"date is not JSON serializable"),
+    ],
+)
+def test_a_file_that_is_no_study_is_refused_in_one_line(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(content)
+    with pytest.raises(UsageError, match=message) as refusal:
+        load_study(str(path))
+    assert str(refusal.value).startswith(f"{path}: ")
+    assert "\n" not in str(refusal.value)
+
+
+def test_1e_3_is_a_number(write: Any) -> None:
+    path = Path(write(tuning={"grid": {"optim.lr": [0.5]}, "seeds": [7]}))
+    path.write_text(path.read_text().replace("0.5", "1e-3"))
+    assert load_study(str(path)).points("one") == [{"optim.lr": 0.001}]
 
 
 def test_arms_differ_in_what_they_name_alone_and_seeds_are_paired(write: Any) -> None:
@@ -279,7 +305,7 @@ def test_what_does_not_vary_takes_no_seeds(write: Any) -> None:
 
 def test_a_claim_is_about_a_column_of_numbers(write: Any, tmp_path: Path) -> None:
     study = load_study(write(seeds=list(range(8)), claims=[CLAIM | {"metric": "device"}]))
-    with pytest.raises(UsageError, match=r"claims\.metric: expected one of best/val_acc, .*, got 'device'"):
+    with pytest.raises(UsageError, match=r"claims\[0\]\.metric: expected one of best/val_acc, .*, got 'device'"):
         Results(tmp_path / "results.csv", study)
 
 
@@ -333,6 +359,29 @@ def test_a_page_is_not_made_of_rows_with_other_settings(write: Any, tmp_path: Pa
     tuned = load_study(write(tuning={"grid": {"optim.lr": [0.01]}, "seeds": [9]}))
     with pytest.raises(UsageError, match=r"arm one: expected a choice among \[\{'optim.lr': 0.01\}\], got \{\}"):
         Results(tmp_path / "results.csv", tuned).check_rows()
+
+
+def test_a_final_run_has_the_choice_of_the_tuning_rows(write: Any, tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    study = load_study(write(tuning={"grid": {"optim.lr": [0.01, 0.02]}, "seeds": [7]}))
+    results = Results(path, study)
+    results.add(study.final_runs({arm: {"optim.lr": 0.02} for arm in study.arms})[0], {"test/acc": 0.5})
+    for run in study.tuning_runs():
+        Results(path, study).check_rows()  # the tuning rows are not complete, and choose nothing yet
+        results.add(run, {"best/val_acc": 1 - run.choice["optim.lr"]})
+    with pytest.raises(
+        UsageError, match=r"trained with \{'optim.lr': 0.02\}, but the tuning rows choose \{'optim.lr': 0.01"
+    ):
+        Results(path, study).check_rows()
+
+
+def test_a_run_has_one_row(write: Any, tmp_path: Path) -> None:
+    """Two files put together may have two, of which one would silently win."""
+    study, path = load_study(write()), tmp_path / "results.csv"
+    Results(path, study).add(study.final_runs({"one": {}, "four": {}})[0], {"test/acc": 0.5})
+    path.write_text(path.read_text() + path.read_text().splitlines()[-1] + "\n")
+    with pytest.raises(UsageError, match=r"arm one, seed 0: expected one row of each run, got two"):
+        Results(path, study)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """A sweep's agent trains what the sweep asks for, as runs that W&B finds under the ids it gave them."""
 
+import itertools
+import json
 import os
 import re
 import subprocess
@@ -7,8 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from wandb_server import WandbServer
+
+from vit.cli import parse
+from vit.config import Config, flatten
 
 ROOT = Path(__file__).parents[1]
 SWEEP = yaml.safe_load((ROOT / "configs/sweep.yaml").read_text())
@@ -21,6 +27,15 @@ def wandb(*arguments: str, folder: Path) -> str:
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     return done.stderr
+
+
+def test_every_point_of_the_sweep_is_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    fixed = [part.split("#")[0].strip() for part in SWEEP["command"] if part.startswith("--")]
+    values = [[f"--{key}={value}" for value in each["values"]] for key, each in SWEEP["parameters"].items()]
+    configs = [parse(Config, [*fixed, *point]) for point in itertools.product(*values)]
+    assert len({json.dumps(flatten(config)) for config in configs}) == len(configs) == 24
+    assert not any(config.train.test for config in configs)
 
 
 def test_an_agent_trains_the_settings_of_the_sweep(tmp_path: Path, data_root: Path, server: WandbServer) -> None:

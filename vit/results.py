@@ -88,8 +88,8 @@ class Results:
     def __init__(self, path: Path, study: Study) -> None:
         self.path, self.study = path, study
         self.rows: dict[tuple[str, ...], Row] = {}
-        for claim in study.claims:
-            check(claim.metric in NUMBERS, "claims.metric", f"one of {', '.join(NUMBERS)}", claim.metric)
+        for index, claim in enumerate(study.claims):
+            check(claim.metric in NUMBERS, f"claims[{index}].metric", f"one of {', '.join(NUMBERS)}", claim.metric)
         if not path.exists():
             return
         try:
@@ -103,7 +103,10 @@ class Results:
                 raise UsageError(f"{path}: these columns are missing or unknown: {odd}")
             check_row(row, f"{path}: arm {row['arm']}, seed {row['seed']}")
             choice = row["choice"] if row["phase"] == "tuning" else ""
-            self.rows[row["phase"], row["arm"], choice, row["seed"]] = row
+            key = row["phase"], row["arm"], choice, row["seed"]
+            if key in self.rows:
+                raise UsageError(f"{path}: arm {row['arm']}, seed {row['seed']}: expected one row of each run, got two")
+            self.rows[key] = row
 
     def missing(self, runs: list[Run]) -> list[Run]:
         """Those that have no row yet.
@@ -131,6 +134,19 @@ class Results:
                 self.check(row, self.study.run(row["phase"], row["arm"], point, int(row["seed"])))
             elif row["phase"] == "final":
                 raise UsageError(f"{self.path}: arm {row['arm']}: expected a choice among {points}, got {choice}")
+        if all(run.key in self.rows for run in self.study.tuning_runs()):
+            self.check_choices()
+
+    def check_choices(self) -> None:
+        """Refuse final rows of another choice than that of the tuning rows."""
+        chosen = self.chosen()
+        for row in self.rows.values():
+            best, choice = chosen.get(row["arm"]), json.loads(row["choice"])
+            if row["phase"] == "final" and best not in (None, choice):
+                raise UsageError(
+                    f"{self.path}: arm {row['arm']}, seed {row['seed']} was trained with {choice}, but the tuning rows "
+                    f"choose {best}"
+                )
 
     def check(self, row: Row, run: Run) -> None:
         saved = material(Config()) | json.loads(row["settings"])

@@ -25,6 +25,8 @@ claims:                                # what is said, and the comparison that d
 
 import itertools
 import json
+import math
+import re
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -57,7 +59,7 @@ class Tuning:
         for name, grid in {"grid": self.grid, **{f"arms.{arm}": grid for arm, grid in self.arms.items()}}.items():
             check(bool(grid) and all(grid.values()), f"tuning.{name}", "a list of values for each key", grid)
             for key, values in grid.items():
-                different = len({json.dumps(value) for value in values}) == len(values)
+                different = len({str(value) for value in values}) == len(values)  # which names the runs
                 check(different, f"tuning.{name}.{key}", "different values", values)
         check_seeds("tuning.seeds", self.seeds)
 
@@ -90,7 +92,8 @@ class Claim:
 
     def __post_init__(self) -> None:
         check_types(self)
-        check(self.margin is None or self.margin > 0, "margin", "a number above 0", self.margin)
+        fits = self.margin is None or 0 < self.margin < math.inf
+        check(fits, "margin", "a number above 0", self.margin)
 
 
 @dataclass(frozen=True)
@@ -170,7 +173,7 @@ class Study:
 
     def check_questions(self) -> None:
         """Refuse comparisons, interactions and claims of what is not there."""
-        check(self.margin > 0, "margin", "a number of percentage points above 0", self.margin)
+        check(0 < self.margin < math.inf, "margin", "a number of percentage points above 0", self.margin)
         for group, known in (("comparisons", self.arms), ("interactions", self.comparisons)):
             first: dict[tuple[str, ...], str] = {}
             for label, pair in getattr(self, group).items():
@@ -269,14 +272,14 @@ def load_study(path: str) -> Study:
     except yaml.YAMLError as error:
         raise UsageError(f"{path}: not valid YAML ({error})") from None
     try:
-        json.dumps(content)  # dates and the like are no settings
+        json.dumps(content)  # dates, loops and the like are no settings
         check(isinstance(content, dict), "the file", "keys and values", content)
         if isinstance(content.get("tuning"), dict):
             content["tuning"] = build(Tuning, content["tuning"], "tuning.")
         if isinstance(content.get("claims"), list) and all(isinstance(each, dict) for each in content["claims"]):
             content["claims"] = [build_claim(index, each) for index, each in enumerate(content["claims"])]
         return build(Study, content)
-    except (UsageError, TypeError) as error:
+    except (UsageError, TypeError, ValueError) as error:
         raise UsageError(f"{path}: {error}") from None
 
 
@@ -300,12 +303,20 @@ def build(kind: type, content: dict[str, Any], group: str = "") -> Any:
 
 
 class UniqueKeys(yaml.SafeLoader):
-    """YAML in which a key given twice is an error, not the last one silently."""
+    """YAML in which a key given twice is an error, not the last one silently, and 1e-3 a number."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "expected a word as key", key.start_mark)
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+# YAML 1.1, as PyYAML reads it, takes 1e-3 for a text.
+UniqueKeys.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+"), list("-+0123456789")
+)

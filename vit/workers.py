@@ -10,6 +10,7 @@ last state where the file system is shared, otherwise from the start.
 import json
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -209,6 +210,8 @@ def run_process(job: Job, folder: Path, stopped: Callable[[], bool]) -> Outcome:
         process.terminate()
         output, _ = process.communicate()
     said = (log.read_text().splitlines() or ["no word"])[-1]
+    if process.returncode < 0:
+        return Outcome(process.returncode, f"killed by {signal.Signals(-process.returncode).name}; its log is {log}")
     if process.returncode != 0:
         return Outcome(process.returncode, said)
     return Outcome(0, said, json.loads(output.splitlines()[-1]), read_correct(folder), read_curve(folder))

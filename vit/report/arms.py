@@ -104,7 +104,7 @@ class Arm:
     curves: dict[int, list[tuple[float, float]]] = field(default_factory=dict)  # (training FLOPs, val accuracy)
     correct: dict[int, NDArray[np.bool_]] = field(default_factory=dict)  # (TEST_IMAGES,)
     machines: dict[int, Machine] = field(default_factory=dict)
-    timed: set[int] = field(default_factory=set)  # seeds of the machine whose seconds count, see `of_one_machine`
+    kept: dict[str, set[int]] = field(default_factory=dict)  # column -> seeds that count, see `keep_one_machine`
     diverged: list[int] = field(default_factory=list)  # seeds whose training did not end
 
     def of(self, key: str) -> list[float]:
@@ -149,7 +149,8 @@ def read_arms(study: Study, rows: Sequence[Row]) -> list[Arm]:
     finished = [arm for arm in arms.values() if arm.n]
     if not finished:
         raise UsageError(f"results.csv: expected a finished run of {', '.join(study.arms)}, got none")
-    of_one_machine(finished)
+    for key in OF_THE_MACHINE:
+        keep_one_machine(finished, key)
     return finished
 
 
@@ -184,26 +185,27 @@ def read_row(row: Row, arm: Arm, seed: int, where: str) -> None:
         raise UsageError(f"{where}: expected {TEST_IMAGES} bits in test/correct, as many of them 1 as test/acc says")
 
 
-def of_one_machine(arms: Sequence[Arm]) -> None:
-    """Take out of the arms what depends on the machine of all runs but those of the machine with the most.
+def keep_one_machine(arms: Sequence[Arm], key: str) -> None:
+    """Take out of the arms what of this quantity was measured on any machine but the one that measured it most often.
 
     Machines whose devices have one name may still choose another precision; that of arms which ask for one is no matter
     of the machine.
     """
-    runs = [arm.machines[seed] for arm in arms for seed in arm.values["test/acc"]]
+    runs = [arm.machines[seed] for arm in arms for seed in arm.values["test/acc"] if seed in arm.values.get(key, {})]
+    if not runs:
+        return
     device = Counter(run.device for run in runs).most_common(1)[0][0]
     precisions = {
         asked: Counter(run.precision for run in runs if (run.device, run.asked) == (device, asked)).most_common(1)[0][0]
         for asked in {run.asked for run in runs if run.device == device}
     }
     for arm in arms:
-        arm.timed = {
+        arm.kept[key] = {
             seed
             for seed, run in arm.machines.items()
-            if run.device == device and run.precision == precisions[run.asked]
+            if run.device == device and run.precision == precisions.get(run.asked)
         }
-        for key in OF_THE_MACHINE & arm.values.keys():
-            arm.values[key] = {seed: value for seed, value in arm.values[key].items() if seed in arm.timed}
+        arm.values[key] = {seed: value for seed, value in arm.values.get(key, {}).items() if seed in arm.kept[key]}
 
 
 def costs_of(arms: Sequence[Arm]) -> list[Quantity]:
@@ -212,7 +214,7 @@ def costs_of(arms: Sequence[Arm]) -> list[Quantity]:
 
     def complete(cost: Quantity, arm: Arm) -> bool:
         finished = arm.values.get("test/acc", {}).keys()
-        wanted = finished & arm.timed if cost.key in OF_THE_MACHINE else finished
+        wanted = finished & arm.kept.get(cost.key, finished)
         return bool(wanted) and wanted <= arm.values.get(cost.key, {}).keys()
 
     return [cost for cost in COSTS if all(complete(cost, arm) for arm in arms)]

@@ -9,7 +9,7 @@ from typing import Any
 import altair as alt
 
 from vit.report.arms import Arm, Quantity, common_seeds, costs_of, quantity, spread
-from vit.report.findings import ACCURACY, Findings, front, main_cost
+from vit.report.findings import ACCURACY, NEAR, Findings, front, main_cost
 from vit.report.looks import INK, Look
 from vit.report.wording import SIGNS, amount, between
 from vit.statistics import mean_interval
@@ -59,18 +59,21 @@ def accuracy_against(cost: Quantity, findings: Findings, look: dict[str, Look]) 
     arms = findings.arms
     best = front(arms, cost.key)
     roomy = with_room(best, arms, cost.key)
-    offsets = side_by_side(arms, cost.key)
+    places = side_by_side(arms, cost.key)
     means: Points = []
     dots: Points = []
     for arm in arms:
-        drawn = {"offset": offsets[arm.name], "colour": look[arm.name].colour, "shape": look[arm.name].shape}
+        at, offset = places[arm.name]
+        drawn = {"x": at * cost.scale, "offset": offset, "colour": look[arm.name].colour, "shape": look[arm.name].shape}
         named = arm.name if arm in roomy else ""
         means.append(
             {**mean_point(arm, cost, findings), **drawn, "name": named, "last": len(best) > 1 and arm is best[-1]}
         )
         accuracy, costs = arm.values[ACCURACY], arm.values[cost.key]
         seeds = sorted(accuracy.keys() & costs.keys())
-        dots += [{"x": costs[seed] * cost.scale, "y": 100 * accuracy[seed], **drawn} for seed in seeds]
+        # Moved with their mean: what a seed's cost differs from it stays.
+        moved = at - (arm.mean(cost.key) or 0.0)
+        dots += [{**drawn, "x": (costs[seed] + moved) * cost.scale, "y": 100 * accuracy[seed]} for seed in seeds]
     steps = [point for arm in best for point in means if point["arm"] == arm.name]
     data = {f"{name}_{slug(cost)}": points for name, points in (("steps", steps), ("dots", dots), ("means", means))}
     line, spots, marks = (alt.Chart(alt.NamedData(name)) for name in data)
@@ -83,7 +86,7 @@ def accuracy_against(cost: Quantity, findings: Findings, look: dict[str, Look]) 
         alt.Tooltip(f"{key}:N") for key in means[0] if key not in (*drawn, "x", "y", "low", "high", "name", "last")
     ]
     layers = [line.mark_line(interpolate="step-after", color=INK, strokeDash=[3, 3]).encode(x=x, y=y)]
-    for offset in sorted(set(offsets.values())):  # Vega-Lite shifts all of a layer or nothing
+    for offset in sorted({offset for _, offset in places.values()}):  # Vega-Lite shifts all of a layer or nothing
         here = alt.datum.offset == offset
         some, several = spots.transform_filter(here), marks.transform_filter(here)
         symbols = some.mark_point(size=16, opacity=0.45, filled=True, xOffset=offset)
@@ -121,16 +124,26 @@ def slug(cost: Quantity) -> str:
     return cost.key.split("/")[-1]
 
 
-def side_by_side(arms: Sequence[Arm], key: str) -> dict[str, int]:
-    """Pixels by which arms of (nearly) equal cost are moved apart, the most accurate staying in its place."""
-    offsets: dict[str, int] = {}
-    placed: list[float] = []
+def side_by_side(arms: Sequence[Arm], key: str) -> dict[str, tuple[float, int]]:
+    """The cost at which to draw each arm, and by how many pixels beside it.
+
+    Arms of nearly equal cost and accuracy would cover each other: they stand around the most accurate of them.
+    """
+    close = 0.1 * (max(arm.accuracy for arm in arms) - min(arm.accuracy for arm in arms))
+    crowds: list[list[Arm]] = []
     for arm in sorted(arms, key=lambda arm: -arm.accuracy):
-        cost = arm.mean(key) or 0.0
-        near = sum(abs(other - cost) <= 0.002 * cost for other in placed)
-        offsets[arm.name] = (1 if near % 2 else -1) * 10 * ((near + 1) // 2)
-        placed.append(cost)
-    return offsets
+        for crowd in crowds:
+            costs = sorted(each.mean(key) or 0.0 for each in (arm, crowd[0]))
+            if costs[1] < NEAR * costs[0] and crowd[0].accuracy - arm.accuracy <= close:
+                crowd.append(arm)
+                break
+        else:
+            crowds.append([arm])
+    return {
+        arm.name: (crowd[0].mean(key) or 0.0, (1 if place % 2 else -1) * 10 * ((place + 1) // 2))
+        for crowd in crowds
+        for place, arm in enumerate(crowd)
+    }
 
 
 def mean_point(arm: Arm, cost: Quantity, findings: Findings) -> dict[str, Any]:
@@ -138,7 +151,6 @@ def mean_point(arm: Arm, cost: Quantity, findings: Findings) -> dict[str, Any]:
     low, high = mean_interval(arm.of(ACCURACY))
     single = math.isnan(low)
     return {
-        "x": (arm.mean(cost.key) or 0.0) * cost.scale,
         "y": 100 * arm.accuracy,
         "low": 100 * (arm.accuracy if single else low),
         "high": 100 * (arm.accuracy if single else high),
@@ -155,7 +167,7 @@ def differences(findings: Findings, look: dict[str, Look]) -> Chart:
     margin = findings.study.margin
     means: Points = []
     dots: Points = []
-    for test in [*findings.comparisons, *findings.interactions]:
+    for test in findings.all:
         if test.paired is None:
             continue
         style = look.get(test.b, Look(INK, "circle", [1, 0], "", ""))  # an interaction is of no arm

@@ -4,7 +4,7 @@ import itertools
 import math
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -19,8 +19,9 @@ ACCURACY = "test/acc"
 RELATIVE_MARGIN = 0.05  # of a's mean, for what is no accuracy
 NEAR = 1.02  # costs within 2 % are one budget: seconds are never quite equal
 
-# Not latency: a pass of a small model takes as long as launching it, which varies more than the arms do.
-BUDGETS = ("compute/train_seconds", "compute/peak_memory_bytes")
+# Not latency: a pass of a small model takes as long as launching it, which varies more than the arms do. Nor memory: on
+# a CPU most of it is the process's own.
+BUDGETS = ("compute/train_seconds",)
 
 Reading = Literal["higher", "lower", "equivalent", "undecided"]
 
@@ -62,7 +63,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Choice:
-    """The best arm by validation that a budget buys, and the others whose test accuracy was not found lower.
+    """The best arm by validation that a budget buys.
 
     It stays the best up to the next row's budget, and what more budget adds below it is among the others.
     """
@@ -70,8 +71,9 @@ class Choice:
     of: str  # "training time", "sequence length"
     budget: str
     best: Arm
-    others: int  # how many there were to choose from
-    ties: list[str]  # names, with the budget from which on they can be paid where it is above the row's
+    others: list[Arm]
+    later: dict[str, str] = field(default_factory=dict)  # the budget of those others that cost more than the best
+    ties: list[Arm] = field(default_factory=list)  # others whose test accuracy was not found lower
 
 
 class Findings:
@@ -89,7 +91,6 @@ class Findings:
             (test.label, test.quantity.key): replace(test, p=p) for test, p in zip(tests, adjusted, strict=True)
         }
         self.family = sum(not math.isnan(p) for p in adjusted)
-        self.by_pair: dict[tuple[str, str], Paired | None] = {}
 
     @property
     def comparisons(self) -> list[Difference]:
@@ -165,47 +166,60 @@ class Findings:
 
     def choices(self) -> list[Choice]:
         """The best arm for every budget that changes the answer, cost by cost, then for every sequence length."""
-        found = []
+        choices = [*self.by_cost(), *self.by_length()]
+        lower = self.found_lower([(choice.best.name, arm.name) for choice in choices for arm in choice.others])
+        ties = [[arm for arm in each.others if (each.best.name, arm.name) not in lower] for each in choices]
+        return [
+            replace(choice, ties=sorted(same, key=lambda arm: -arm.accuracy))
+            for choice, same in zip(choices, ties, strict=True)
+        ]
+
+    def by_cost(self) -> Iterator[Choice]:
         budgets = [main_cost(self.arms), *(cost for cost in COSTS if cost.key in BUDGETS)]
         for cost in dict.fromkeys(budgets):
             if cost not in costs_of(self.arms) or not tells_apart(cost, self.arms):
                 continue
             shown = {arm.name: cost.show(arm.mean(cost.key) or 0.0) for arm in self.arms}
             rising = levels(self.arms, cost.key)
-            for best, group in itertools.groupby(rising, key=lambda paid: max(paid, key=validated).name):
-                paid = list(group)
+            for name, group in itertools.groupby(rising, key=lambda paid: max(paid, key=validated).name):
+                paid, best = list(group), self.by_name[name]
                 later = {arm.name: shown[arm.name] for arm in paid[-1] if arm not in paid[0]}
-                found.append(self.choice(cost.title, f"from {shown[best]}", self.by_name[best], paid[-1], later))
+                others = [arm for arm in paid[-1] if arm is not best]
+                yield Choice(cost.title, f"from {shown[name]}", best, others, later)
+
+    def by_length(self) -> Iterator[Choice]:
         lengths = sorted({arm.tokens for arm in self.arms if arm.tokens})
         for length in lengths if len(lengths) > 1 else []:
             same = [arm for arm in self.arms if arm.tokens == length]
             side = same[0].settings["model.patch_size"]
             best = max(same, key=validated)
             said = f"{length} tokens, patches of {side} x {side}"
-            found.append(self.choice("sequence length", said, best, same, {}))
-        return found
+            yield Choice("sequence length", said, best, [arm for arm in same if arm is not best])
 
-    def choice(self, of: str, budget: str, best: Arm, within: Sequence[Arm], later: dict[str, str]) -> Choice:
-        others = [arm for arm in within if arm is not best]
-        differences = [self.between(best, arm) for arm in others]
-        adjusted = holm([p_value(difference) for difference in differences])
-        ties = [
-            arm
-            for arm, difference, p in zip(others, differences, adjusted, strict=True)
-            if difference is None or verdict(difference, p, self.margin, "less") != "supported"
-        ]
-        ties.sort(key=lambda arm: -arm.accuracy)
-        named = [f"{arm.name} (from {later[arm.name]})" if arm.name in later else arm.name for arm in ties]
-        return Choice(of, budget, best, len(others), named)
+    def found_lower(self, pairs: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+        """The pairs whose second arm was found less accurate than the first.
 
-    def between(self, one: Arm, other: Arm) -> Paired | None:
+        By the study's own test where it compares the two, so that no pair is told apart in one table and not in
+        another; else by a test of its own, adjusted by Holm over all that are not the study's.
+        """
+        named = {frozenset(pair): self.tests[label, ACCURACY].p for label, pair in self.study.comparisons.items()}
+        tested = {pair: self.between(*pair) for pair in pairs}
+        more = [pair for pair in tested if frozenset(pair) not in named]
+        adjusted = dict(zip(more, holm([p_value(tested[pair]) for pair in more]), strict=True))
+        return {
+            pair
+            for pair, difference in tested.items()
+            if difference
+            and verdict(difference, adjusted.get(pair, named.get(frozenset(pair), math.nan)), self.margin, "less")
+            == "supported"
+        }
+
+    def between(self, one: str, other: str) -> Paired | None:
         """other - one in test accuracy, over the seeds of both."""
-        key = one.name, other.name
-        if key not in self.by_pair:
-            seeds = common_seeds(ACCURACY, [one, other])
-            a, b = ([arm.values[ACCURACY][seed] for seed in seeds] for arm in (one, other))
-            self.by_pair[key] = paired(a, b) if seeds else None
-        return self.by_pair[key]
+        arms = self.by_name[one], self.by_name[other]
+        seeds = common_seeds(ACCURACY, arms)
+        a, b = ([arm.values[ACCURACY][seed] for seed in seeds] for arm in arms)
+        return paired(a, b) if seeds else None
 
 
 def less(these: Sequence[float], those: Sequence[float]) -> list[float]:

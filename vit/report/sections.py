@@ -8,13 +8,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from vit.report import figures, page
-from vit.report.arms import Arm, Machine, costs_of, differing, short
+from vit.report.arms import COSTS, OF_THE_MACHINE, Arm, Machine, costs_of, differing, short
 from vit.report.findings import ACCURACY, Difference, Findings
 from vit.report.looks import Look
 from vit.report.page import Cell
 from vit.report.wording import amount, between, effect, listed, p_text, plural, said
 from vit.results import TEXTS
 from vit.statistics import LEVEL, mean_interval, pairs_needed
+from vit.study import WITHOUT_SPREAD
 
 SECONDS = "compute/train_seconds"
 # Settings that change no step.
@@ -66,7 +67,7 @@ def pictures(findings: Findings, look: dict[str, Look], charts: Sequence[figures
             "Large symbols are means over seeds with the 95 % interval of the mean, small ones single seeds. The "
             "dashed line is the Pareto front of the means, whose arms are named where there is room: nothing cheaper "
             "was more accurate. "
-            "Arms of equal cost are drawn side by side. Point at or touch a symbol for its values."
+            "Arms of equal cost, to 2 %, are drawn side by side. Point at or touch a symbol for its values."
         )
         chosen = page.picker(against, first)
         yield page.section(
@@ -101,11 +102,9 @@ def machines(findings: Findings) -> str:
     found = []
     where = [(arm, seed) for arm in findings.arms for seed in arm.values[ACCURACY]]
     names = Counter(machine_name(arm.machines[seed]) for arm, seed in where)
-    timed = {machine_name(arm.machines[seed]) for arm, seed in where if seed in arm.timed}
-    if len(names) > len(timed):
+    if len(names) > 1:
         all_of_them = "; ".join(f"{name} ({plural(count, 'run')})" for name, count in names.items())
-        text = f"What depends on the machine, such as seconds, is of {', '.join(sorted(timed))} alone, in every mean"
-        found.append(f"These runs come from different machines: {all_of_them}. {text} and picture.")
+        found.append(f"These runs come from different machines: {all_of_them}. {of_one_machine(findings.arms)}")
         mixed = {test.label: [seed for seed in test.differences if findings.mixed(test, seed)] for test in findings.all}
         found += [
             f"Pairs of two machines: “{label}”, seed{'s' * (len(seeds) > 1)} {listed(seeds)}."
@@ -118,6 +117,17 @@ def machines(findings: Findings) -> str:
     return page.paragraph(" ".join(found), "note warning") if found else ""
 
 
+def of_one_machine(arms: Sequence[Arm]) -> str:
+    """Which machine each mean that depends on it is of."""
+    of: dict[str, dict[str, None]] = {}  # machine -> titles
+    for cost in COSTS:
+        for arm in arms if cost.key in OF_THE_MACHINE else []:
+            for seed in arm.values.get(cost.key, {}):
+                of.setdefault(machine_name(arm.machines[seed]), {})[cost.title] = None
+    told = "; ".join(f"{', '.join(titles)} of {name} alone" for name, titles in of.items())
+    return f"What depends on the machine is of one in every mean and picture: {told}." if told else ""
+
+
 def machine_name(run: Machine) -> str:
     return ", ".join(filter(None, (run.device, run.precision))) or "not noted"
 
@@ -128,10 +138,12 @@ def claims(findings: Findings) -> Iterator[str]:
         measured = effect(test)
         if test.paired and margin and test.paired.std:
             measured += f", margin ±{amount(test, margin).lstrip('+')}"
-        verdict = VERDICTS[outcome]
+        verdict = VERDICTS[outcome] + ", within the margin" * (outcome == "supported" and test.small(margin))
         if test.paired and not math.isnan(test.p) and outcome == "undecided":
             few = findings.reachable(test.paired.n) >= LEVEL
-            verdict += f", as it must be with {plural(test.paired.n, 'seed')}" * few
+            verdict += f"; {plural(test.paired.n, 'seed')} may be too few" * few
+        if test.paired and claim.metric in WITHOUT_SPREAD:
+            verdict += ", by construction"
         cells: list[Cell] = [claim.aspect, (claim.claim, "words"), (verdict, outcome), (measured, "words")]
         rows.append([*cells, (p_text(test), "number"), (claim.test, "words")])
     if rows:
@@ -147,17 +159,19 @@ def choices(findings: Findings) -> Iterator[str]:
     rows: list[list[Cell]] = []
     for choice in findings.choices():
         accuracy = f"{100 * choice.best.accuracy:.2f}"
-        ties = ", ".join(choice.ties) or ("none" if choice.others else "nothing else to choose from")
+        named = [
+            f"{arm.name} (from {later})" if (later := choice.later.get(arm.name)) else arm.name for arm in choice.ties
+        ]
+        ties = ", ".join(named) or ("none" if choice.others else "nothing else to choose from")
         rows.append([choice.of, choice.budget, choice.best.name, (accuracy, "number"), (ties, "words")])
     if rows:
         told = "not told apart from it"
-        most = pairs_needed(comparisons=max(len(findings.arms) - 1, 1))
         columns: list[Cell] = ["budget", "", "most accurate", ("test accuracy, %", "number"), told]
         caption = (
             "The arm with the best mean validation accuracy for each budget that changes the answer, and those arms "
-            "within that budget, or one below the next row's, whose test accuracy was not found lower (paired test at "
-            f"{LEVEL:g}, Holm in each row). "
-            f"It takes {pairs_needed()} common seeds to tell two arms apart, and up to {most} in the longest row."
+            "within that budget, or one below the next row's, whose test accuracy was not found lower: by the study's "
+            "comparison where it has one of the two, else by a paired test of this table, adjusted by Holm over all of "
+            f"it. It takes at least {pairs_needed()} common seeds to tell two arms apart."
         )
         yield page.section("Which should I choose?", page.table(caption, columns, rows))
 
@@ -189,7 +203,7 @@ def arms_table(findings: Findings, marks: Sequence[str]) -> str:
 def comparisons_table(findings: Findings) -> Iterator[str]:
     rows: list[list[Cell]] = []
     several = len({arm.machines[seed].device for arm in findings.arms for seed in arm.values[ACCURACY]}) > 1
-    for test in [*findings.comparisons, *findings.interactions]:
+    for test in findings.all:
         reading, plain = said(test, findings.margin), test.label in findings.study.comparisons
         ratio = findings.ratio(test.label, SECONDS) if plain else None
         cells: list[Cell] = [
@@ -269,10 +283,11 @@ def methods(findings: Findings) -> str:
         ]
         * bool(study.claims),
         "Intervals of one arm's mean are Student's. FLOPs are those of matrix products, forward and backward, in "
-        "closed form, 2 per multiply-accumulate.",
+        "closed form, 2 per multiply-accumulate. Peak memory is what a GPU's allocator held, on a CPU that "
+        "of the whole process.",
         f"Machine: {noted['device']}. Precision: {noted['precision']}. Attention: {noted['attention/backend']}.",
         f"PyTorch {noted['torch']}. Commit {noted['commit']}.",
-        f"This page is made of reports/{study.name}/results.csv and the study file alone, by python -m vit.report.",
+        f"This page is made of reports/{study.name}/results.csv, the study file and its base, by python -m vit.report.",
     ]
     return page.section("Methods", page.bullets(items))
 

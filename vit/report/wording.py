@@ -27,34 +27,34 @@ def read_out(findings: Findings, label: str) -> str:
 
 
 def counted(findings: Findings) -> str:
-    """Of all comparisons and interactions, how many differ and which most."""
-    tests = [test for test in [*findings.comparisons, *findings.interactions] if test.paired]
+    """Of all comparisons and interactions, how many differ; without a headline also which most."""
+    tests = [test for test in findings.all if test.paired]
     margin = f"±{findings.study.margin:g} points"
     if not tests:
         return "Nothing can be compared yet: no two arms of a comparison have a finished seed in common."
-    readings = [test.read(findings.margin) for test in tests]
     if len(tests) == 1:
         return single(tests[0], findings.margin)
-    largest = max(tests, key=lambda test: abs(test.paired.mean) if test.paired else 0.0)
+    several = f"{len(tests)} comparisons" + " and interactions" * bool(findings.study.interactions)
+    readings = [test.read(findings.margin) for test in tests]
     differ = [test for test, reading in zip(tests, readings, strict=True) if reading in ("higher", "lower")]
     same, open_ = readings.count("equivalent"), readings.count("undecided")
     rest = ", ".join(
         [f"{same} {'is' if same == 1 else 'are'} equivalent within {margin}"] * (same > 0)
         + [f"{open_} {'stays' if open_ == 1 else 'stay'} undecided"] * (open_ > 0)
     )
+    largest = max(differ or tests, key=lambda test: abs(test.paired.mean) if test.paired else 0.0)
     if differ:
-        largest = max(differ, key=lambda test: abs(test.paired.mean) if test.paired else 0.0)
         small = sum(test.small(findings.margin) for test in differ)
         within = f" ({small} of them by less than the margin of {margin})" if small else ""
-        text = f"Test accuracy differs in {len(differ)} of {len(tests)} comparisons{within}, most in “{largest.label}”"
-        return f"{text}: {effect(largest)}{'; ' + rest if rest else ''}."
+        most = "" if findings.study.headline else f", most in “{largest.label}”: {effect(largest)}"
+        return f"Test accuracy differs in {len(differ)} of {several}{within}{most}{'; ' + rest if rest else ''}."
     if findings.least_p >= LEVEL:
         few = f"So few seeds cannot show a difference in {findings.family} tests at once"
-        text = f"{few}: of {len(tests)} comparisons {rest}"
+        text = f"{few}: of {several} {rest}"
     elif same:
-        text = f"No difference in test accuracy was found: of {len(tests)} comparisons {rest}"
+        text = f"No difference in test accuracy was found: of {several} {rest}"
     else:
-        text = f"Undecided: in none of {len(tests)} comparisons can test accuracy be called different or equivalent"
+        text = f"Undecided: in none of {several} can test accuracy be called different or equivalent"
     return f"{text}; the largest difference is that of “{largest.label}”, {effect(largest)}."
 
 
