@@ -20,6 +20,8 @@ MODELS = {
     "free head_dim": ViTConfig(heads=3, head_dim=20),
     "a list of heads": ViTConfig(heads=[1, 2, 4, 8]),
     "a list with head_dim": ViTConfig(heads=[1, 2, 4, 8], head_dim=16),
+    "relative bias": ViTConfig(relative_bias=True),
+    "relative bias and class token": ViTConfig(relative_bias=True, patch_size=8, pool="cls"),
     "qk_norm and sincos": ViTConfig(qk_norm=True, pos_embed="sincos", pool="cls"),
 }
 

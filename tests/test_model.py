@@ -29,9 +29,9 @@ def randomise(model: torch.nn.Module) -> None:
 
 
 class TestHeadCountChangesNothingElse:
-    @pytest.mark.parametrize("qk_norm", [False, True])
-    def test_equal_parameters(self, qk_norm: bool) -> None:
-        counts = {h: sum(p.numel() for p in build(heads=h, qk_norm=qk_norm).parameters()) for h in HEADS}
+    @pytest.mark.parametrize("settings", [{}, {"qk_norm": True}, {"relative_bias": True}])
+    def test_equal_parameters(self, settings: dict) -> None:
+        counts = {h: sum(p.numel() for p in build(heads=h, **settings).parameters()) for h in HEADS}
         assert len(set(counts.values())) == 1, counts
 
     def test_equal_flops(self) -> None:
@@ -44,14 +44,14 @@ class TestHeadCountChangesNothingElse:
             counts[heads] = counter.get_total_flops()
         assert len(set(counts.values())) == 1, counts
 
-    @pytest.mark.parametrize("qk_norm", [False, True])
-    def test_bit_equal_initial_weights(self, qk_norm: bool) -> None:
-        reference = build(heads=1, qk_norm=qk_norm).state_dict()
+    @pytest.mark.parametrize("settings", [{}, {"qk_norm": True}, {"relative_bias": True}])
+    def test_bit_equal_initial_weights(self, settings: dict) -> None:
+        reference = build(heads=1, **settings).state_dict()
         for heads in [*HEADS, [2, 12]]:
-            weights = build(heads=heads, qk_norm=qk_norm).state_dict()
+            weights = build(heads=heads, **settings).state_dict()
             assert weights.keys() == reference.keys()
             assert all(torch.equal(weights[name], reference[name]) for name in reference)
-        other_seed = build(seed=1, heads=1, qk_norm=qk_norm).state_dict()
+        other_seed = build(seed=1, heads=1, **settings).state_dict()
         assert not torch.equal(other_seed["blocks.0.attn.qkv.weight"], reference["blocks.0.attn.qkv.weight"])
 
     def test_but_the_function_differs(self) -> None:
@@ -166,7 +166,13 @@ class TestAttention:
         torch.testing.assert_close(model(images), before)
 
     @pytest.mark.parametrize(
-        "settings", [{"heads": 1}, {"heads": [1, 4]}, {"heads": 3, "qk_norm": True, "pool": "cls"}]
+        "settings",
+        [
+            {"heads": 1},
+            {"heads": [1, 4]},
+            {"heads": 3, "qk_norm": True, "pool": "cls"},
+            {"heads": 2, "relative_bias": True, "pool": "cls"},
+        ],
     )
     def test_return_attention(self, settings: dict) -> None:
         model, images = build(**settings), torch.randn(2, 3, 32, 32)
@@ -182,6 +188,25 @@ class TestAttention:
         for heads, head_dim in ((1, None), (1, 48), (4, None), (2, 5)):
             projection = build(heads=heads, head_dim=head_dim).blocks[0].attn.proj
             assert projection.weight.shape == (48, heads * (head_dim or 48 // heads))
+
+    @pytest.mark.parametrize("pool", ["mean", "cls"])
+    def test_relative_bias_depends_on_the_offset_of_two_patches_alone(self, pool: str) -> None:
+        model = build(heads=2, relative_bias=True, pool=pool)  # 4 x 4 patches
+        attention = model.blocks[0].attn
+        with torch.no_grad():
+            attention.qkv.weight.zero_()  # no score but the bias
+            attention.relative_bias.table.copy_(torch.arange(49) / 10)
+        _, (maps, _) = model(torch.randn(1, 3, 32, 32), return_attention=True)
+        extra = pool == "cls"
+        assert torch.equal(maps[:, 0], maps[:, 1])
+        scores = maps[0, 0].log()[extra:, extra:].view(4, 4, 4, 4)  # row and column of the query, of the key
+        for down, right in ((0, 0), (1, 0), (-2, 1), (0, 3)):  # beside the bias of a patch on itself, in table order
+            for row, column in ((2, 0), (1, 2)):
+                if 0 <= row + down < 4 and 0 <= column + right < 4:
+                    relative = scores[row, column, row + down, column + right] - scores[row, column, row, column]
+                    torch.testing.assert_close(relative, torch.tensor(-(7 * down + right) / 10), atol=1e-5, rtol=0)
+        if extra:
+            torch.testing.assert_close(maps[0, 0, 0], torch.full((17,), 1 / 17))  # the class token's offset is none
 
     def test_qk_norm_replaces_the_scale(self) -> None:
         """Longer queries and keys leave the output alone; the learned scale does not."""

@@ -109,7 +109,12 @@ class TestToTimm:
 
     @pytest.mark.parametrize(
         ("settings", "key"),
-        [({"heads": [1, 2]}, "model.heads"), ({"head_dim": 16}, "model.head_dim"), ({"qk_norm": True}, "qk_norm")],
+        [
+            ({"heads": [1, 2]}, "model.heads"),
+            ({"head_dim": 16}, "model.head_dim"),
+            ({"qk_norm": True}, "qk_norm"),
+            ({"relative_bias": True}, "model.relative_bias"),
+        ],
     )
     def test_what_timm_does_not_have_is_refused(self, settings: dict, key: str) -> None:
         model = VisionTransformer(ViTConfig(**({"dim": 48, "depth": 2, "heads": 4} | settings)))

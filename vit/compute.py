@@ -31,6 +31,7 @@ def count_params(config: ViTConfig) -> int:
         total += D * 3 * inner + 3 * inner + inner * D + D  # attn.qkv, attn.proj
         total += D * hidden + hidden + hidden * D + D  # mlp
         total += 4 * D + config.qk_norm  # norm1, norm2, attn.scale
+        total += (2 * config.image_size // config.patch_size - 1) ** 2 * config.relative_bias
     return total + 2 * D + D * config.classes + config.classes  # norm, head
 
 
@@ -91,7 +92,8 @@ def attention_backend(config: ViTConfig, batch: int, device: torch.device, dtype
     for heads, head_dim in zip(config.block_heads, config.block_head_dims, strict=True):
         shape = (batch, heads, config.tokens, head_dim)
         q, k, v = torch.empty(3, *shape, device=device, dtype=dtype, requires_grad=True)
-        choice = torch._fused_sdp_choice(q, k, v)
+        bias = torch.empty(config.tokens, config.tokens, device=device, dtype=dtype, requires_grad=True)
+        choice = torch._fused_sdp_choice(q, k, v, bias if config.relative_bias else None)
         names.append(torch.nn.attention.SDPBackend(choice).name.removesuffix("_ATTENTION").lower())
     return names[0] if len(set(names)) == 1 else ",".join(names)
 

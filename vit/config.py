@@ -23,6 +23,8 @@ class ViTConfig:
         heads: attention heads, for all blocks or as a list of one number per block.
         head_dim: width K of a head; null means dim / heads, so that every head count costs the same.
         qk_norm: cosine attention with a learned scale in place of 1 / sqrt(head_dim) (Henry et al. 2020).
+        relative_bias: add a learned number for every offset between two patches to the scores, one table a block that
+            all its heads share (Liu et al. 2021, Swin), so that parameters do not depend on their number.
         mlp_ratio: hidden width of the MLP as a multiple of dim.
         pool: average the tokens (mean) or read a class token (cls).
         pos_embed: position embedding, learned or fixed 2-D sine-cosine.
@@ -38,6 +40,7 @@ class ViTConfig:
     heads: int | list[int] = 4
     head_dim: int | None = None
     qk_norm: bool = False
+    relative_bias: bool = False
     mlp_ratio: float = 4.0
     pool: Literal["mean", "cls"] = "mean"
     pos_embed: Literal["learned", "sincos"] = "learned"
@@ -251,6 +254,7 @@ class Config:
         resume: continue the run of this name where it stopped (or start it if there is none).
         init: start from the weights of a ViT of timm's: timm: and a model's name, a file or a folder; null draws
             them from the seed.
+        whiten: start the patch embedding as if its pixels were whitened (see vit/whitening.py).
     """
 
     name: str | None = None
@@ -260,6 +264,7 @@ class Config:
     runs_dir: str = "runs"
     resume: bool = False
     init: str | None = None
+    whiten: bool = False
     model: ViTConfig = field(default_factory=ViTConfig)
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -277,6 +282,7 @@ class Config:
         if self.init is not None:
             named = self.init.startswith("timm:") and self.init != "timm:"
             check(named, "init", "timm: and a name, a file or a folder, or null", self.init)
+            check(not self.whiten, "whiten", "false: init has a patch embedding of its own", self.whiten)
             check(self.model.pos_embed == "learned", "model.pos_embed", "learned, as timm's", self.model.pos_embed)
         # CIFAR-10 fixes these; other data would need its own data.py.
         for key, value in (("image_size", 32), ("channels", 3), ("classes", 10)):

@@ -24,6 +24,7 @@ from vit.meters import Window
 from vit.model import VisionTransformer
 from vit.optim import make_optimizers, schedule, set_lr, update_ema
 from vit.parallel import Team
+from vit.whitening import whiten
 
 
 class Stepper:
@@ -59,6 +60,8 @@ class Stepper:
         self.model = VisionTransformer(config.model).to(device)
         if weights is not None:
             self.model.load_state_dict(weights, strict=False)  # a new classifier keeps its weights
+        if config.whiten:
+            whiten(self.model.patch_embed.proj.weight, self.images)
         self.ema = copy.deepcopy(self.model).requires_grad_(False) if config.optim.ema else None
         # Not in a team: NCCL waits at its end for captured graphs that hold its messages (pytorch#115388).
         captured = device.type == "cuda" and team.size == 1

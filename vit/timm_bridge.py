@@ -46,6 +46,7 @@ def to_timm(model: VisionTransformer) -> "TimmViT":
     inner = heads * config.block_head_dims[0]
     check(inner == config.dim, "model.head_dim", "null, as in timm's model", config.head_dim)
     check(not config.qk_norm, "model.qk_norm", "false: timm's is another one", config.qk_norm)
+    check(not config.relative_bias, "model.relative_bias", "false, as in timm's model", config.relative_bias)
     arguments: Any = {
         "img_size": config.image_size,
         "patch_size": config.patch_size,
