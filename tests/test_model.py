@@ -29,7 +29,7 @@ def randomise(model: torch.nn.Module) -> None:
 
 
 class TestHeadCountChangesNothingElse:
-    @pytest.mark.parametrize("settings", [{}, {"qk_norm": True}, {"relative_bias": True}])
+    @pytest.mark.parametrize("settings", [{}, {"qk_norm": True}])
     def test_equal_parameters(self, settings: dict) -> None:
         counts = {h: sum(p.numel() for p in build(heads=h, **settings).parameters()) for h in HEADS}
         assert len(set(counts.values())) == 1, counts
@@ -44,7 +44,7 @@ class TestHeadCountChangesNothingElse:
             counts[heads] = counter.get_total_flops()
         assert len(set(counts.values())) == 1, counts
 
-    @pytest.mark.parametrize("settings", [{}, {"qk_norm": True}, {"relative_bias": True}])
+    @pytest.mark.parametrize("settings", [{}, {"qk_norm": True}])
     def test_bit_equal_initial_weights(self, settings: dict) -> None:
         reference = build(heads=1, **settings).state_dict()
         for heads in [*HEADS, [2, 12]]:
@@ -189,16 +189,24 @@ class TestAttention:
             projection = build(heads=heads, head_dim=head_dim).blocks[0].attn.proj
             assert projection.weight.shape == (48, heads * (head_dim or 48 // heads))
 
+    def test_relative_bias_starts_as_none(self) -> None:
+        plain, biased = build(heads=4).state_dict(), build(heads=4, relative_bias=True).state_dict()
+        assert all(torch.equal(plain[name], biased[name]) for name in plain)
+        images = torch.randn(2, 3, 32, 32)
+        torch.testing.assert_close(build(heads=4, relative_bias=True)(images), build(heads=4)(images))
+
     @pytest.mark.parametrize("pool", ["mean", "cls"])
     def test_relative_bias_depends_on_the_offset_of_two_patches_alone(self, pool: str) -> None:
         model = build(heads=2, relative_bias=True, pool=pool)  # 4 x 4 patches
         attention = model.blocks[0].attn
         with torch.no_grad():
             attention.qkv.weight.zero_()  # no score but the bias
-            attention.relative_bias.table.copy_(torch.arange(49) / 10)
+            attention.relative_bias.table.copy_(torch.stack([torch.arange(49) / 10, torch.zeros(49)]))
         _, (maps, _) = model(torch.randn(1, 3, 32, 32), return_attention=True)
         extra = pool == "cls"
-        assert torch.equal(maps[:, 0], maps[:, 1])
+        torch.testing.assert_close(
+            maps[0, 1], torch.full_like(maps[0, 1], 1 / len(maps[0, 1]))
+        )  # a table for each head
         scores = maps[0, 0].log()[extra:, extra:].view(4, 4, 4, 4)  # row and column of the query, of the key
         for down, right in ((0, 0), (1, 0), (-2, 1), (0, 3)):  # beside the bias of a patch on itself, in table order
             for row, column in ((2, 0), (1, 2)):

@@ -90,7 +90,9 @@ def table_row(page: Path, section: str, head: str) -> list[str]:
     """The cells of a table's row by their text."""
     part = page.read_text().split(f"<h2>{section}</h2>")[1].split("</section>")[0]
     for row in re.findall(r"<tr>(.*?)</tr>", part, re.DOTALL):
-        cells = [unescape(re.sub(r"<[^>]*>", "", cell)).strip() for cell in re.findall(r"<t[hd].*?</t[hd]>", row)]
+        cells = [
+            unescape(re.sub(r"<[^>]*>", "", cell)).strip() for cell in re.findall(r"<t[hd].*?</t[hd]>", row, re.DOTALL)
+        ]
         if cells[0] == head:
             return cells
     raise AssertionError(f"no row {head} in {section}")
@@ -108,7 +110,7 @@ def test_a_real_effect_is_found_with_its_numbers(make: Any, tmp_path: Path) -> N
         r"four has a higher test accuracy than one: \+2\.00 points \(95 % interval .*, n = 8", text_of(page)
     )
     _, of, n, points, interval, p, reading, seconds, mcnemar = table_row(page, "Comparisons", "four against one")
-    assert (of, n, points, reading) == ("four less one", "8", "+2.00", "▲ higher")
+    assert (of, n, points, reading) == ("four minus one", "8", "+2.00", "▲ higher")
     low, high = (float(bound) for bound in interval.split(" to "))
     assert 1.96 < low < 2.0 < high < 2.04
     assert p == "0.008"  # 2 / 2^8, and one comparison for Holm
@@ -136,7 +138,10 @@ def test_a_difference_that_was_found_may_not_matter(make: Any, tmp_path: Path) -
     arms = {"one": {"model.heads": 1}, "two": {"model.heads": 2}, "four": {"model.heads": 4}}
     study = make(arms=arms, margin=3.0, headline="two against one")
     page = write_report(study, make_rows(study, {"one": 0.0, "two": 0.02, "four": 0.1}), tmp_path)
-    assert re.search(r"two against one: \+2\.00 points .*, higher, but within ±3 points\. Test accuracy", text_of(page))
+    assert re.search(
+        r"two against one: 77\.35 % against 75\.35 %, \+2\.00 points .*, higher, but within ±3 points\. Test accuracy",
+        text_of(page),
+    )
     assert "in 2 of 2 comparisons (1 of them by less than the margin of ±3 points)." in text_of(page)
 
 

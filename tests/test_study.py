@@ -111,7 +111,7 @@ CLAIM = {"aspect": "cost", "claim": "dear", "test": "it is", "comparison": "four
             "comparisons.b: expected another pair than that of a",
         ),
         ({"headline": "gain"}, "headline: expected one of four against one, got 'gain'"),
-        ({"base": "nowhere.yaml"}, "--config: there is no file"),
+        ({"base": "nowhere.yaml"}, "base: there is no file"),
         ({"tuning": {"grid": {"optim.lr": [0.1, -1]}, "seeds": [9]}}, "optim.lr: expected a number above 0"),
         ({"tuning": {"grid": {"optim.lr": [0.1, 0.1]}, "seeds": [9]}}, "tuning.grid.optim.lr: expected different"),
         (
@@ -138,10 +138,10 @@ CLAIM = {"aspect": "cost", "claim": "dear", "test": "it is", "comparison": "four
         ({"claims": [CLAIM | {"comparison": "gain"}]}, "claims[0].comparison: expected one of four against one"),
         ({"claims": [CLAIM | {"expects": "better"}]}, "claims[0].expects: expected more or less or same"),
         ({"claims": [CLAIM, CLAIM | {"effect": 1}]}, "claims[1].effect: expected one of aspect, claim, test"),
-        ({"claims": [CLAIM]}, "seeds: expected at least 6, or none of 1 tests can find a difference, got [0, 1]"),
+        ({"claims": [CLAIM]}, "seeds: expected at least 6, or no test of 1 can find a difference, got [0, 1]"),
         (
             {"seeds": list(range(6)), "claims": [CLAIM, CLAIM | {"metric": "train/loss"}]},
-            "seeds: expected at least 7, or none of 2 tests can find a difference",
+            "seeds: expected at least 7, or no test of 2 can find a difference",
         ),
     ],
 )

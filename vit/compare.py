@@ -62,7 +62,7 @@ def compare(config: CompareConfig) -> dict[str, Any]:
             "choice": chosen[arm],
         }
         mean, std = 100 * arms[arm]["test/acc/mean"], 100 * (arms[arm]["test/acc/std"] or 0)
-        cost = f"{arms[arm]['compute/train_flops'] / 1e15:9.4f}{arms[arm]['compute/train_seconds']:9.0f}"
+        cost = f"{arms[arm]['compute/train_flops'] / 1e15:9.3g}{arms[arm]['compute/train_seconds']:9.3g}"
         tuned = ", ".join(f"{key}={value}" for key, value in chosen[arm].items()) or "-"
         say(f"{arm:24}{len(rows):3}{mean:13.2f} %{f'{std:.2f} pt' if len(rows) > 1 else '-':>11}{cost}  {tuned}")
     say(f"\nthe whole report: {page}")

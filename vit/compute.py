@@ -27,11 +27,11 @@ def count_params(config: ViTConfig) -> int:
     D, hidden = config.dim, config.mlp_dim
     total = config.patch_size**2 * config.channels * D + D  # patch_embed.proj
     total += config.tokens * D * (config.pos_embed == "learned") + D * (config.pool == "cls")
-    for inner in inner_widths(config):
+    for heads, inner in zip(config.block_heads, inner_widths(config), strict=True):
         total += D * 3 * inner + 3 * inner + inner * D + D  # attn.qkv, attn.proj
         total += D * hidden + hidden + hidden * D + D  # mlp
         total += 4 * D + config.qk_norm  # norm1, norm2, attn.scale
-        total += (2 * config.image_size // config.patch_size - 1) ** 2 * config.relative_bias
+        total += heads * (2 * config.image_size // config.patch_size - 1) ** 2 * config.relative_bias
     return total + 2 * D + D * config.classes + config.classes  # norm, head
 
 
@@ -92,7 +92,7 @@ def attention_backend(config: ViTConfig, batch: int, device: torch.device, dtype
     for heads, head_dim in zip(config.block_heads, config.block_head_dims, strict=True):
         shape = (batch, heads, config.tokens, head_dim)
         q, k, v = torch.empty(3, *shape, device=device, dtype=dtype, requires_grad=True)
-        bias = torch.empty(config.tokens, config.tokens, device=device, dtype=dtype, requires_grad=True)
+        bias = torch.empty(heads, *2 * [config.tokens], device=device, dtype=dtype, requires_grad=True)
         choice = torch._fused_sdp_choice(q, k, v, bias if config.relative_bias else None)
         names.append(torch.nn.attention.SDPBackend(choice).name.removesuffix("_ATTENTION").lower())
     return names[0] if len(set(names)) == 1 else ",".join(names)

@@ -38,9 +38,8 @@ class Attention(nn.Module):
 
     head_h = softmax(Q_h K_h^T / sqrt(K)) V_h and output = concat(head_1 .. head_H) W + b. The output projection is
     always there. With `qk_norm`, Q and K rows have length 1 and one learned scale per block replaces 1 / sqrt(K),
-    starting at log2(N^2 - N) (Henry et al. 2020, arXiv 2010.04245). With `relative_bias`, the score of two patches
-    gains a learned number that depends on their offset alone, the same in all heads (Liu et al. 2021, arXiv 2103.14030,
-    where every head has its own).
+    starting at log2(N^2 - N) (Henry et al. 2020, arXiv 2010.04245). With `relative_bias`, each head adds a learned
+    number to the score of two patches, which depends on their offset alone (Liu et al. 2021, arXiv 2103.14030).
     """
 
     def __init__(self, config: ViTConfig, heads: int) -> None:
@@ -54,7 +53,7 @@ class Attention(nn.Module):
         if config.qk_norm:
             tokens = max(config.tokens, 2)
             self.scale = nn.Parameter(torch.tensor(math.log2(tokens**2 - tokens)))
-        self.relative_bias = RelativeBias(config) if config.relative_bias else None
+        self.relative_bias = RelativeBias(config, heads) if config.relative_bias else None
 
     def forward(self, x: Tensor, return_attention: bool = False) -> tuple[Tensor, Tensor | None]:
         """(B, N, D) -> (B, N, D), and the attention maps (B, H, N, N) if asked for."""
@@ -65,7 +64,7 @@ class Attention(nn.Module):
         if self.scale is not None:
             q, k = F.normalize(q, dim=-1) * self.scale, F.normalize(k, dim=-1)
             scale = 1.0
-        bias = None if self.relative_bias is None else self.relative_bias().to(q.dtype)  # (N, N)
+        bias = None if self.relative_bias is None else self.relative_bias().to(q.dtype)  # (H, N, N)
         maps = None
         if return_attention or plain_products(v.device, v.dtype, N):
             scores = q * scale @ k.transpose(-2, -1)  # (B, H, N, N)
@@ -78,22 +77,22 @@ class Attention(nn.Module):
 
 
 class RelativeBias(nn.Module):
-    """A learned number for every offset (rows, columns) between two patches, 0 at first."""
+    """A learned number for every head and offset (rows, columns) between two patches, 0 at first."""
 
     index: Tensor
 
-    def __init__(self, config: ViTConfig) -> None:
+    def __init__(self, config: ViTConfig, heads: int) -> None:
         super().__init__()
         side = config.image_size // config.patch_size
-        self.table = nn.Parameter(torch.zeros((2 * side - 1) ** 2))
+        self.table = nn.Parameter(torch.zeros(heads, (2 * side - 1) ** 2))
         row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
         rows, columns = (each.flatten()[:, None] - each.flatten() + side - 1 for each in (row, column))
         self.register_buffer("index", rows * (2 * side - 1) + columns, persistent=False)  # (patches, patches)
         self.extra = config.tokens - config.patches
 
     def forward(self) -> Tensor:
-        """(N, N): the number of each query's and key's offset, 0 for a class token."""
-        return F.pad(self.table[self.index], (self.extra, 0, self.extra, 0))
+        """(H, N, N): the number of each query's and key's offset, 0 for a class token."""
+        return F.pad(self.table[:, self.index], (self.extra, 0, self.extra, 0))
 
 
 def plain_products(device: torch.device, dtype: torch.dtype, tokens: int) -> bool:

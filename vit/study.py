@@ -135,7 +135,10 @@ class Study:
         check_seeds("seeds", self.seeds)
         check(bool(self.arms), "arms", "at least one arm", self.arms)
         self.check_tuning()
-        self.base_settings = flatten(parse(Config, [f"--config={self.base}"]))
+        try:
+            self.base_settings = flatten(parse(Config, [f"--config={self.base}"]))
+        except UsageError as error:
+            raise UsageError(f"base: {str(error).removeprefix('--config: ')}") from None
         for key in [*self.settings, *itertools.chain(*self.arms.values())]:
             check(key not in RESERVED, str(key), "a setting that the study does not make itself", key)
         self.configs = {
@@ -197,7 +200,7 @@ class Study:
         tests = sum(metric not in WITHOUT_SPREAD for _, metric in asked)
         needed = pairs_needed(comparisons=tests)
         enough = len(self.seeds) >= needed
-        check(enough, "seeds", f"at least {needed}, or none of {tests} tests can find a difference", self.seeds)
+        check(enough, "seeds", f"at least {needed}, or no test of {tests} can find a difference", self.seeds)
 
     def points(self, arm: str) -> list[dict[str, Any]]:
         """The points of the grid that an arm is tuned over, [{}] where nothing is."""

@@ -11,7 +11,7 @@ import altair as alt
 from vit.report.arms import Arm, Quantity, common_seeds, costs_of, quantity, spread
 from vit.report.findings import ACCURACY, NEAR, Findings, front, main_cost
 from vit.report.looks import INK, Look
-from vit.report.wording import SIGNS, amount, between
+from vit.report.wording import SIGNS, amount, between, said
 from vit.statistics import mean_interval
 
 Points = list[dict[str, Any]]
@@ -115,7 +115,7 @@ def with_room(best: Sequence[Arm], arms: Sequence[Arm], key: str) -> list[Arm]:
     width = max(map(place, arms)) - min(map(place, arms))
     named: list[Arm] = []
     for arm in reversed(best):
-        if all(abs(place(arm) - place(other)) > width / 5 for other in named):
+        if all(abs(place(arm) - place(other)) > width / 3 for other in named):
             named.append(arm)
     return named
 
@@ -127,23 +127,26 @@ def slug(cost: Quantity) -> str:
 def side_by_side(arms: Sequence[Arm], key: str) -> dict[str, tuple[float, int]]:
     """The cost at which to draw each arm, and by how many pixels beside it.
 
-    Arms of nearly equal cost and accuracy would cover each other: they stand around the most accurate of them.
+    Arms of nearly equal cost and accuracy would cover each other: they stand beside the most accurate of them, in the
+    order of their costs.
     """
     close = 0.1 * (max(arm.accuracy for arm in arms) - min(arm.accuracy for arm in arms))
+    cost = {arm.name: arm.mean(key) or 0.0 for arm in arms}
     crowds: list[list[Arm]] = []
     for arm in sorted(arms, key=lambda arm: -arm.accuracy):
         for crowd in crowds:
-            costs = sorted(each.mean(key) or 0.0 for each in (arm, crowd[0]))
-            if costs[1] < NEAR * costs[0] and crowd[0].accuracy - arm.accuracy <= close:
+            low, high = sorted(cost[each.name] for each in (arm, crowd[0]))
+            if high < NEAR * low and crowd[0].accuracy - arm.accuracy <= close:
                 crowd.append(arm)
                 break
         else:
             crowds.append([arm])
-    return {
-        arm.name: (crowd[0].mean(key) or 0.0, (1 if place % 2 else -1) * 10 * ((place + 1) // 2))
-        for crowd in crowds
-        for place, arm in enumerate(crowd)
-    }
+    places: dict[str, tuple[float, int]] = {}
+    for crowd in crowds:
+        in_order = sorted(crowd, key=lambda arm: cost[arm.name])  # the most accurate first among equals
+        middle = in_order.index(crowd[0])
+        places |= {arm.name: (cost[crowd[0].name], 10 * (at - middle)) for at, arm in enumerate(in_order)}
+    return places
 
 
 def mean_point(arm: Arm, cost: Quantity, findings: Findings) -> dict[str, Any]:
@@ -178,7 +181,10 @@ def differences(findings: Findings, look: dict[str, Look]) -> Chart:
         told = {"comparison": test.label, "difference": amount(test, test.paired.mean), "seeds": str(test.paired.n)}
         told |= {"95 % interval": between(test) or "too few seeds", "reading": test.read(findings.margin)}
         value = told["difference"].split()[0]
-        words = {"long": f"{value} {told['reading']}", "brief": f"{value} {SIGNS[test.read(findings.margin)]}"}
+        words = {
+            "long": f"{value} {said(test, findings.margin)}",
+            "brief": f"{value} {SIGNS[test.read(findings.margin)]}",
+        }
         means.append({**words, "x": mean, "low": ends[0], "high": ends[1], "shape": style.shape, **drawn, **told})
         dots += [{"x": 100 * value, **drawn} for _, value in sorted(test.differences.items())]
     reach = [*(dot["x"] for dot in dots), *(point[end] for point in means for end in ("low", "high"))]
@@ -195,7 +201,7 @@ def differences(findings: Findings, look: dict[str, Look]) -> Chart:
     data = {"band": [{"x": -margin, "x2": margin, "zero": 0}], "differences": dots, "mean_differences": means}
     band, spots, marks = (alt.Chart(alt.NamedData(name)) for name in data)
     shown = [alt.Tooltip(f"{key}:N") for key in told]
-    said = marks.transform_calculate(said="width > 450 ? datum.long : datum.brief")
+    worded = marks.transform_calculate(said="width > 450 ? datum.long : datum.brief")
     picture = alt.layer(
         band.mark_rect(color=INK, opacity=0.16).encode(x=x, x2="x2:Q"),
         band.mark_rule(color=INK).encode(x=alt.X("zero:Q")),
@@ -203,7 +209,7 @@ def differences(findings: Findings, look: dict[str, Look]) -> Chart:
         marks.mark_rule(strokeWidth=2.5).encode(x=alt.X("low:Q"), x2="high:Q", y=y, color=COLOUR),
         marks.mark_point(size=120, filled=True, opacity=1).encode(x=x, y=y, color=COLOUR, shape=SHAPE, tooltip=shown),
         marks.mark_text(align="left", fontWeight=600, dy=-19).encode(x=alt.value(4), y=y, text="comparison:N"),
-        said.mark_text(align="right", dy=-19).encode(x=alt.value("width"), y=y, text="said:N"),
+        worded.mark_text(align="right", dy=-19).encode(x=alt.value("width"), y=y, text="said:N"),
     )
     about = "Differences in test accuracy of every comparison, paired by seed, with interval and margin."
     return Chart("differences", "Differences", about, picture.properties(height=height), data, "differences")

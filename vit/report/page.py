@@ -55,8 +55,9 @@ tbody th:has(svg) { white-space: nowrap; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 td.words { min-width: 11em; }
 td.line { white-space: nowrap; }
-.supported, .higher, .lower { color: var(--yes); font-weight: 600; white-space: nowrap; }
-.refuted { color: var(--no); font-weight: 600; white-space: nowrap; }
+td.claim { white-space: pre-line; min-width: 20em; }
+.supported, .higher, .lower { color: var(--yes); font-weight: 600; min-width: 8.5em; }
+.refuted { color: var(--no); font-weight: 600; min-width: 8.5em; }
 .equivalent { font-weight: 600; white-space: nowrap; }
 .undecided { color: var(--soft); min-width: 8em; }
 code { font-size: .9em; overflow-wrap: anywhere; }

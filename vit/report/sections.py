@@ -79,7 +79,7 @@ def pictures(findings: Findings, look: dict[str, Look], charts: Sequence[figures
         )
     if "differences" in names:
         caption = (
-            "Of every comparison, the second arm less the first at the same seed: a dot for each seed, the mean and "
+            "Of every comparison, the second arm minus the first at the same seed: a dot for each seed, the mean and "
             f"its 95 % interval (BCa bootstrap). The band is the margin of ±{findings.study.margin:g} points within "
             "which a difference does not matter: ▲ higher, ▼ lower, = equivalent, ? undecided."
         )
@@ -144,13 +144,14 @@ def claims(findings: Findings) -> Iterator[str]:
             verdict += f"; {plural(test.paired.n, 'seed')} may be too few" * few
         if test.paired and claim.metric in WITHOUT_SPREAD:
             verdict += ", by construction"
-        cells: list[Cell] = [claim.aspect, (claim.claim, "words"), (verdict, outcome), (measured, "words")]
-        rows.append([*cells, (p_text(test), "number"), (claim.test, "words")])
+        claimed = f"{claim.claim}\nTest: {claim.test}"
+        cells: list[Cell] = [claim.aspect, (claimed, "claim"), (verdict, outcome), (measured, "words")]
+        rows.append([*cells, (p_text(test), "number")])
     if rows:
-        columns: list[Cell] = ["aspect", "claim", "verdict", "measured", ("p (Holm)", "number"), "operational test"]
+        columns: list[Cell] = ["aspect", "claim and operational test", "verdict", "measured", ("p (Holm)", "number")]
         caption = (
-            "What is claimed, and what was measured: the difference, in percent of the first arm's mean where it is "
-            "not points of accuracy, and its 95 % interval."
+            "What is claimed, how that was put to the test, and what was measured: the difference, in percent of the "
+            "first arm's mean where it is not points of accuracy, and its 95 % interval."
         )
         yield page.section("Claims", page.table(caption, columns, rows))
 
@@ -165,13 +166,18 @@ def choices(findings: Findings) -> Iterator[str]:
         ties = ", ".join(named) or ("none" if choice.others else "nothing else to choose from")
         rows.append([choice.of, choice.budget, choice.best.name, (accuracy, "number"), (ties, "words")])
     if rows:
-        told = "not told apart from it"
-        columns: list[Cell] = ["budget", "", "most accurate", ("test accuracy, %", "number"), told]
+        columns: list[Cell] = [
+            "budget",
+            "how much",
+            "choose",
+            ("test accuracy, %", "number"),
+            "not known to be worse",
+        ]
         caption = (
-            "The arm with the best mean validation accuracy for each budget that changes the answer, and those arms "
-            "within that budget, or one below the next row's, whose test accuracy was not found lower: by the study's "
-            "comparison where it has one of the two, else by a paired test of this table, adjusted by Holm over all of "
-            f"it. It takes at least {pairs_needed()} common seeds to tell two arms apart."
+            "The arm with the best mean validation accuracy, for each budget that changes the answer; costs within 2 % "
+            "are one budget. Beside it those arms, up to the next row's budget, whose test accuracy was not found "
+            "lower: by the study's comparison of the two, if there is one, else by a paired test adjusted by Holm over this "
+            f"table. It takes at least {pairs_needed()} common seeds to tell two arms apart."
         )
         yield page.section("Which should I choose?", page.table(caption, columns, rows))
 
@@ -208,7 +214,7 @@ def comparisons_table(findings: Findings) -> Iterator[str]:
         ratio = findings.ratio(test.label, SECONDS) if plain else None
         cells: list[Cell] = [
             test.label,
-            f"{test.b} less {test.a}",
+            f"{test.b} minus {test.a}",
             (str(test.paired.n if test.paired else 0), "number"),
         ]
         cells.append((amount(test, test.paired.mean, unit=False) if test.paired else "", "number"))
@@ -268,7 +274,7 @@ def methods(findings: Findings) -> str:
         "were read once, at the end of each run.",
         shared(findings),
         tuning(findings),
-        "Differences: mean over seeds of b less a, its 95 % BCa bootstrap interval (at so few seeds it is somewhat "
+        "Differences: mean over seeds of b minus a, its 95 % BCa bootstrap interval (at so few seeds it is somewhat "
         "short: at 8 it covers some 88 %), and a two-sided sign-flip test, whose p is adjusted by Holm over the "
         f"{plural(findings.family, 'test')} of comparisons and claims"
         ". A difference is found "

@@ -23,7 +23,10 @@ def read_out(findings: Findings, label: str) -> str:
         return f"{label}: not measured yet."
     reading, within = test.read(findings.margin), f" within ±{findings.study.margin:g} points"
     but = f", but{within}" * test.small(findings.margin)
-    return f"{label}: {effect(test)}, {reading}{within * (reading == 'equivalent')}{but}."
+    means = ""
+    if label in findings.study.comparisons:
+        means = f"{100 * (test.reference + test.paired.mean):.2f} % against {100 * test.reference:.2f} %, "
+    return f"{label}: {means}{effect(test)}, {reading}{within * (reading == 'equivalent')}{but}."
 
 
 def counted(findings: Findings) -> str:
