@@ -176,8 +176,8 @@ def choices(findings: Findings) -> Iterator[str]:
         caption = (
             "The arm with the best mean validation accuracy, for each budget that changes the answer; costs within 2 % "
             "are one budget. Beside it those arms, up to the next row's budget, whose test accuracy was not found "
-            "lower: by the study's comparison of the two, if there is one, else by a paired test adjusted by Holm over this "
-            f"table. It takes at least {pairs_needed()} common seeds to tell two arms apart."
+            "lower: by the study's comparison of the two, if there is one, else by a paired test adjusted by Holm over "
+            f"this table. It takes at least {pairs_needed()} common seeds to tell two arms apart."
         )
         yield page.section("Which should I choose?", page.table(caption, columns, rows))
 
