@@ -201,7 +201,9 @@ class TestAttention:
         attention = model.blocks[0].attn
         with torch.no_grad():
             attention.qkv.weight.zero_()  # no score but the bias
-            attention.relative_bias.table.copy_(torch.stack([torch.arange(49) / 10, torch.zeros(49)]))
+            attention.relative_bias.table.copy_(
+                torch.stack([torch.arange(49) / 10, torch.zeros(49)]) / attention.relative_bias.GAIN
+            )
         _, (maps, _) = model(torch.randn(1, 3, 32, 32), return_attention=True)
         extra = pool == "cls"
         torch.testing.assert_close(

@@ -79,6 +79,10 @@ class Attention(nn.Module):
 class RelativeBias(nn.Module):
     """A learned number for every head and offset (rows, columns) between two patches, 0 at first."""
 
+    # The table holds the numbers divided by this, so that they learn this much faster: Adam moves each by about its
+    # learning rate a step, too little for scores in a short training (docs/recipe.md).
+    GAIN = 5.0
+
     index: Tensor
 
     def __init__(self, config: ViTConfig, heads: int) -> None:
@@ -92,7 +96,7 @@ class RelativeBias(nn.Module):
 
     def forward(self) -> Tensor:
         """(H, N, N): the number of each query's and key's offset, 0 for a class token."""
-        return F.pad(self.table[:, self.index], (self.extra, 0, self.extra, 0))
+        return F.pad(self.GAIN * self.table[:, self.index], (self.extra, 0, self.extra, 0))
 
 
 def plain_products(device: torch.device, dtype: torch.dtype, tokens: int) -> bool:
