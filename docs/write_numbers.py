@@ -38,7 +38,10 @@ PARTS: dict[str, Callable[[Path], str]] = {
     "against_peers": speed.against_peers,
     "scaling": speed.scaling,
     "export_latency": speed.export_latency,
-    **{f"trials_{base}": partial(search.trials, base=base) for base in ("d64", "d128", "d128_long", "h200")},
+    **{
+        f"trials_{base}": partial(search.trials, base=base)
+        for base in ("d64", "quickstart", "d128", "d128_long", "h200")
+    },
 }
 # Named <config>/acc and so on.
 OF_A_CONFIG: dict[str, Callable[[Path, str], str]] = {
