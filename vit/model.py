@@ -81,7 +81,7 @@ class RelativeBias(nn.Module):
 
     # The table holds the numbers divided by this, so that they learn this much faster: Adam moves each by about its
     # learning rate a step, too little for scores in a short training (docs/recipe.md).
-    GAIN = 5.0
+    GAIN = 15.0
 
     index: Tensor
 
