@@ -31,7 +31,10 @@ class Trap:
 
 @pytest.fixture
 def saved(tmp_path: Path) -> tuple[Path, VisionTransformer]:
-    config = Config(name="run", model=ViTConfig(dim=16, depth=2, heads=[1, 2], pool="cls", qk_norm=True, head_dim=6))
+    config = Config(
+        name="run",
+        model=ViTConfig(dim=16, depth=2, heads=[1, 2], pool="cls", qk_norm=True, relative_bias=True, head_dim=6),
+    )
     model = VisionTransformer(config.model)
     folder = tmp_path / "run" / "best"
     folder.parent.mkdir()

@@ -24,7 +24,7 @@ Cifar = tuple[data.Split, data.Split]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint with a class token, heads and relative bias of each block, and weights that make every part matter."""
+    """A checkpoint with a class token, heads and a relative bias of each block, and weights that all matter."""
     torch.manual_seed(0)
     shape = ViTConfig(dim=16, depth=2, heads=[1, 2], patch_size=8, pool="cls", relative_bias=True)
     config = Config(name="a model", model=shape)

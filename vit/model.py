@@ -83,20 +83,19 @@ class RelativeBias(nn.Module):
     # learning rate a step, too little for scores in a short training (docs/recipe.md).
     GAIN = 15.0
 
-    index: Tensor
-
     def __init__(self, config: ViTConfig, heads: int) -> None:
         super().__init__()
-        side = config.image_size // config.patch_size
-        self.table = nn.Parameter(torch.zeros(heads, (2 * side - 1) ** 2))
-        row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-        rows, columns = (each.flatten()[:, None] - each.flatten() + side - 1 for each in (row, column))
-        self.register_buffer("index", rows * (2 * side - 1) + columns, persistent=False)  # (patches, patches)
+        self.side = config.image_size // config.patch_size
+        self.table = nn.Parameter(torch.zeros(heads, (2 * self.side - 1) ** 2))
         self.extra = config.tokens - config.patches
 
     def forward(self) -> Tensor:
         """(H, N, N): the number of each query's and key's offset, 0 for a class token."""
-        return F.pad(self.GAIN * self.table[:, self.index], (self.extra, 0, self.extra, 0))
+        # Made here each time, not kept as a buffer: a model that is loaded begins without the content of its tensors.
+        place = torch.arange(self.side**2, device=self.table.device)
+        down, right = (each[:, None] - each + self.side - 1 for each in (place // self.side, place % self.side))
+        bias = self.GAIN * self.table[:, down * (2 * self.side - 1) + right]  # (H, patches, patches)
+        return F.pad(bias, (self.extra, 0, self.extra, 0))
 
 
 def plain_products(device: torch.device, dtype: torch.dtype, tokens: int) -> bool:
