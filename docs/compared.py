@@ -11,7 +11,7 @@ from tables import mean, paragraph, read, table
 from vit.report.arms import read_arms
 from vit.report.findings import ACCURACY, Findings
 from vit.report.wording import amount, between, effect, p_text, said
-from vit.study import load_study
+from vit.study_file import load_study
 
 SECONDS = "compute/train_seconds"
 

@@ -16,7 +16,7 @@ from vit.checks import UsageError
 from vit.commands import CompareConfig
 from vit.compare import job_of
 from vit.results import Results
-from vit.study import load_study
+from vit.study_file import load_study
 
 
 def leaves(spec: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -19,7 +19,8 @@ from vit.report.arms import differing
 from vit.report.looks import looks
 from vit.report.wording import sentence
 from vit.results import Results
-from vit.study import Study, load_study
+from vit.study import Study
+from vit.study_file import load_study
 
 ROOT = Path(__file__).parents[1]
 

@@ -16,7 +16,8 @@ import yaml
 
 from vit.checks import UsageError
 from vit.report import drawing, write_report
-from vit.study import Study, load_study
+from vit.study import Study
+from vit.study_file import load_study
 
 ROOT = Path(__file__).parents[1]
 SAVE = drawing.save

@@ -16,7 +16,8 @@ import yaml
 from vit.checks import UsageError
 from vit.results import Results, unpack
 from vit.run_folder import material
-from vit.study import Run, load_study
+from vit.study import Run
+from vit.study_file import load_study
 
 ROOT = Path(__file__).parents[1]
 

@@ -16,7 +16,8 @@ from vit.config import Config, flatten
 from vit.report import write_report
 from vit.results import Results
 from vit.run_folder import TITLES, accuracy_of
-from vit.study import Run, load_study
+from vit.study import Run
+from vit.study_file import load_study
 from vit.workers import Job, Outcome, Workers, open_workers
 
 

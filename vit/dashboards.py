@@ -12,7 +12,8 @@ from vit.checks import UsageError, one_line
 from vit.cli import say
 from vit.commands import CompareConfig
 from vit.config import flatten
-from vit.study import Study, load_study
+from vit.study import Study
+from vit.study_file import load_study
 
 try:
     import wandb_workspaces.reports.v2 as reports

@@ -8,7 +8,7 @@ from vit.cli import door
 from vit.commands import ReportConfig
 from vit.report import write_report
 from vit.results import Results
-from vit.study import load_study
+from vit.study_file import load_study
 
 
 def main(config: ReportConfig) -> dict[str, Any]:
