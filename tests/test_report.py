@@ -328,6 +328,22 @@ def test_the_choice_names_what_a_larger_budget_adds(make: Any, tmp_path: Path) -
     assert part.count(">training compute</t") == 2, "one row for all budgets of one answer"
 
 
+def test_no_pair_is_told_apart_in_one_table_and_not_in_another(make: Any, tmp_path: Path) -> None:
+    """Alone the pair would be found different; among all that the study asks it is not."""
+    metrics = ("train/loss", "test/loss", "test/ece")
+    study = make(claims=[claim(aspect=metric, metric=metric) for metric in metrics])
+    rows = make_rows(study, {"one": 0.0, "four": 0.02})
+    for row in rows:
+        row |= {metric: str(1 + int(row["seed"]) % 2 * (row["arm"] == "four")) for metric in metrics}
+        if row["arm"] == "four" and row["seed"] == "0":
+            row |= {"test/acc": "0.7499", "best/val_acc": "0.7499", "test/correct": ""}  # 0.0001 below: p = 4 / 2^8
+    page = write_report(study, rows, tmp_path)
+    p, reading = table_row(page, "Comparisons", "four against one")[5:7]
+    assert (p, reading) == ("0.062", "? undecided")
+    part = page.read_text().split("<h2>Which should I choose?</h2>")[1].split("</section>")[0]
+    assert re.search(r"<td>four</td><td[^>]*>\d+\.\d+</td><td[^>]*>one</td>", part)
+
+
 def test_only_seeds_of_both_arms_are_paired(make: Any, tmp_path: Path) -> None:
     study = make()
     rows = [row for row in make_rows(study, {"one": 0.0, "four": 0.02}) if (row["arm"], row["seed"]) != ("four", "3")]

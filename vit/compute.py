@@ -92,7 +92,8 @@ def attention_backend(config: ViTConfig, batch: int, device: torch.device, dtype
     for heads, head_dim in zip(config.block_heads, config.block_head_dims, strict=True):
         shape = (batch, heads, config.tokens, head_dim)
         q, k, v = torch.empty(3, *shape, device=device, dtype=dtype, requires_grad=True)
-        bias = torch.empty(heads, *2 * [config.tokens], device=device, dtype=dtype, requires_grad=True)
+        scores = (heads, config.tokens, config.tokens)
+        bias = torch.empty(scores, device=device, dtype=dtype, requires_grad=True)
         choice = torch._fused_sdp_choice(q, k, v, bias if config.relative_bias else None)
         names.append(torch.nn.attention.SDPBackend(choice).name.removesuffix("_ATTENTION").lower())
     return names[0] if len(set(names)) == 1 else ",".join(names)
