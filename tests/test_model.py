@@ -1,5 +1,6 @@
 """The model's claims: what the number of heads changes and what it does not, and that it is the ViT others know."""
 
+import itertools
 import math
 
 import pytest
@@ -189,11 +190,20 @@ class TestAttention:
             projection = build(heads=heads, head_dim=head_dim).blocks[0].attn.proj
             assert projection.weight.shape == (48, heads * (head_dim or 48 // heads))
 
-    def test_relative_bias_starts_as_none(self) -> None:
+    def test_relative_bias_leaves_the_other_initial_weights_alone(self) -> None:
         plain, biased = build(heads=4).state_dict(), build(heads=4, relative_bias=True).state_dict()
         assert all(torch.equal(plain[name], biased[name]) for name in plain)
-        images = torch.randn(2, 3, 32, 32)
-        torch.testing.assert_close(build(heads=4, relative_bias=True)(images), build(heads=4)(images))
+
+    def test_heads_with_a_relative_bias_first_look_around_the_query_each_another_way(self) -> None:
+        looked_at = {1: [(0, 0)], 2: [(0, 1), (0, -1)], 4: [(0, 1), (1, 0), (0, -1), (-1, 0)]}  # (down, right)
+        for heads, offsets in looked_at.items():
+            bias = build(heads=heads, relative_bias=True).blocks[0].attn.relative_bias()
+            row, column = 2, 1  # of 4 x 4 patches
+            for head, (down, right) in enumerate(offsets):
+                scores = bias[head, 4 * row + column].view(4, 4)
+                for key_row, key_column in itertools.product(range(4), repeat=2):
+                    distance = math.hypot(key_row - row - down, key_column - column - right)
+                    assert scores[key_row, key_column].item() == pytest.approx(-distance, abs=1e-5)
 
     @pytest.mark.parametrize("pool", ["mean", "cls"])
     def test_relative_bias_depends_on_the_offset_of_two_patches_alone(self, pool: str) -> None:
@@ -214,7 +224,7 @@ class TestAttention:
             for row, column in ((2, 0), (1, 2)):
                 if 0 <= row + down < 4 and 0 <= column + right < 4:
                     relative = scores[row, column, row + down, column + right] - scores[row, column, row, column]
-                    torch.testing.assert_close(relative, torch.tensor(-(7 * down + right) / 10), atol=1e-5, rtol=0)
+                    torch.testing.assert_close(relative, torch.tensor((7 * down + right) / 10), atol=1e-5, rtol=0)
         if extra:
             torch.testing.assert_close(maps[0, 0, 0], torch.full((17,), 1 / 17))  # the class token's offset is none
 

@@ -77,7 +77,12 @@ class Attention(nn.Module):
 
 
 class RelativeBias(nn.Module):
-    """A learned number for every head and offset (rows, columns) between two patches, 0 at first."""
+    """A learned number for every head and offset (rows, columns) between two patches.
+
+    At first each head looks at the patch that is next to the query in a direction of its own, a head alone at the
+    query's place: its numbers are minus the distance from there, in patches. So attention begins much like a
+    convolution (Cordonnier et al. 2020, arXiv 1911.03584; d'Ascoli et al. 2021, arXiv 2103.10697).
+    """
 
     # The table holds the numbers divided by this, so that they learn this much faster: Adam moves each by about its
     # learning rate a step, too little for scores in a short training (docs/recipe.md).
@@ -86,14 +91,18 @@ class RelativeBias(nn.Module):
     def __init__(self, config: ViTConfig, heads: int) -> None:
         super().__init__()
         self.side = config.image_size // config.patch_size
-        self.table = nn.Parameter(torch.zeros(heads, (2 * self.side - 1) ** 2))
         self.extra = config.tokens - config.patches
+        offset = torch.arange(1 - self.side, self.side)
+        angle = 2 * math.pi / heads * torch.arange(heads)[:, None, None]
+        reach = min(heads - 1, 1)
+        distance = torch.hypot(offset[:, None] - reach * angle.sin(), offset - reach * angle.cos())
+        self.table = nn.Parameter(-distance.flatten(1) / self.GAIN)
 
     def forward(self) -> Tensor:
         """(H, N, N): the number of each query's and key's offset, 0 for a class token."""
         # Made here each time, not kept as a buffer: a model that is loaded begins without the content of its tensors.
         place = torch.arange(self.side**2, device=self.table.device)
-        down, right = (each[:, None] - each + self.side - 1 for each in (place // self.side, place % self.side))
+        down, right = (each - each[:, None] + self.side - 1 for each in (place // self.side, place % self.side))
         bias = self.GAIN * self.table[:, down * (2 * self.side - 1) + right]  # (H, patches, patches)
         return F.pad(bias, (self.extra, 0, self.extra, 0))
 
