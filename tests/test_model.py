@@ -195,7 +195,7 @@ class TestAttention:
         assert all(torch.equal(plain[name], biased[name]) for name in plain)
 
     def test_heads_with_a_relative_bias_first_look_around_the_query_each_another_way(self) -> None:
-        looked_at = {1: [(0, 0)], 2: [(0, 1), (0, -1)], 4: [(0, 1), (1, 0), (0, -1), (-1, 0)]}  # (down, right)
+        looked_at = {1: [(0, 0)], 2: [(0, -1), (0, 1)], 4: [(0, -1), (-1, 0), (0, 1), (1, 0)]}  # (down, right)
         for heads, offsets in looked_at.items():
             bias = build(heads=heads, relative_bias=True).blocks[0].attn.relative_bias()
             row, column = 2, 1  # of 4 x 4 patches
@@ -224,7 +224,7 @@ class TestAttention:
             for row, column in ((2, 0), (1, 2)):
                 if 0 <= row + down < 4 and 0 <= column + right < 4:
                     relative = scores[row, column, row + down, column + right] - scores[row, column, row, column]
-                    torch.testing.assert_close(relative, torch.tensor((7 * down + right) / 10), atol=1e-5, rtol=0)
+                    torch.testing.assert_close(relative, torch.tensor(-(7 * down + right) / 10), atol=1e-5, rtol=0)
         if extra:
             torch.testing.assert_close(maps[0, 0, 0], torch.full((17,), 1 / 17))  # the class token's offset is none
 

@@ -77,7 +77,7 @@ class Attention(nn.Module):
 
 
 class RelativeBias(nn.Module):
-    """A learned number for every head and offset (rows, columns) between two patches.
+    """A learned number for every head and offset (rows, columns) of a query from a key.
 
     At first each head looks at the patch that is next to the query in a direction of its own, a head alone at the
     query's place: its numbers are minus the distance from there, in patches. So attention begins much like a
@@ -102,7 +102,7 @@ class RelativeBias(nn.Module):
         """(H, N, N): the number of each query's and key's offset, 0 for a class token."""
         # Made here each time, not kept as a buffer: a model that is loaded begins without the content of its tensors.
         place = torch.arange(self.side**2, device=self.table.device)
-        down, right = (each - each[:, None] + self.side - 1 for each in (place // self.side, place % self.side))
+        down, right = (each[:, None] - each + self.side - 1 for each in (place // self.side, place % self.side))
         bias = self.GAIN * self.table[:, down * (2 * self.side - 1) + right]  # (H, patches, patches)
         return F.pad(bias, (self.extra, 0, self.extra, 0))
 
