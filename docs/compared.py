@@ -7,7 +7,6 @@ import statistics
 from pathlib import Path
 
 from tables import mean, paragraph, read, table
-from trained import summary
 
 from vit.report.arms import read_arms
 from vit.report.findings import ACCURACY, Findings
@@ -70,23 +69,3 @@ def learning_rates(root: Path) -> str:
         marked = [f"**{each}**" if each.startswith(f"{best:g}:") else each for each in tried]
         lines.append([arm, ", ".join(marked), str(len(accuracies[best]))])
     return table(["arm", "learning rate: validation accuracy, %", "n (seeds)"], lines)
-
-
-def ablation(root: Path) -> str:
-    """Of the study of the same name: each arm's settings, accuracy and, seed by seed, its distance to the recipe."""
-    rows = [row for row in read(root / "reports/ablation/results.csv") if row["phase"] == "final"]
-    with contextlib.chdir(root):
-        arms = load_study("configs/studies/ablation.yaml").arms
-    accuracies = {arm: {row["seed"]: float(row["test/acc"]) for row in rows if row["arm"] == arm} for arm in arms}
-    recipe = accuracies["recipe"]
-    lines = []
-    for arm, of_arm in accuracies.items():
-        if not of_arm:
-            continue
-        points = [100 * (of_arm[seed] - recipe[seed]) for seed in of_arm if seed in recipe]
-        settings = " ".join(f"`{key}={json.dumps(value).strip(chr(34))}`" for key, value in arms[arm].items())
-        away = "" if arm == "recipe" else f"{statistics.mean(points):+.2f} ({min(points):+.2f} to {max(points):+.2f})"
-        cost = summary([row for row in rows if row["arm"] == arm]).cost
-        lines.append([arm, settings, mean(list(of_arm.values())), away, cost, str(len(of_arm))])
-    columns = ["arm", "settings that differ", "test accuracy, %", "points from the recipe (seed by seed)"]
-    return table([*columns, "cost of training", "n (seeds)"], lines)

@@ -194,16 +194,33 @@ class TestAttention:
         plain, biased = build(heads=4).state_dict(), build(heads=4, relative_bias=True).state_dict()
         assert all(torch.equal(plain[name], biased[name]) for name in plain)
 
-    def test_heads_with_a_relative_bias_first_look_around_the_query_each_another_way(self) -> None:
-        looked_at = {1: [(0, 0)], 2: [(0, -1), (0, 1)], 4: [(0, -1), (-1, 0), (0, 1), (1, 0)]}  # (down, right)
-        for heads, offsets in looked_at.items():
-            bias = build(heads=heads, relative_bias=True).blocks[0].attn.relative_bias()
-            row, column = 2, 1  # of 4 x 4 patches
-            for head, (down, right) in enumerate(offsets):
-                scores = bias[head, 4 * row + column].view(4, 4)
-                for key_row, key_column in itertools.product(range(4), repeat=2):
-                    distance = math.hypot(key_row - row - down, key_column - column - right)
-                    assert scores[key_row, key_column].item() == pytest.approx(-distance, abs=1e-5)
+    @pytest.mark.parametrize(
+        ("heads", "places"),  # down, right
+        [
+            (1, [(0, 0)]),
+            (2, [(0, -1), (0, 1)]),
+            (3, [(0, -1), (-(0.75**0.5), 0.5), (0.75**0.5, 0.5)]),
+            (4, [(0, -1), (-1, 0), (0, 1), (1, 0)]),
+        ],
+    )
+    def test_heads_with_a_relative_bias_first_look_around_the_query(
+        self, heads: int, places: list[tuple[float, float]]
+    ) -> None:
+        bias = build(heads=heads, relative_bias=True).blocks[0].attn.relative_bias().view(heads, 4, 4, 4, 4)
+        for row, column in ((2, 1), (0, 3)):
+            for scores, (down, right) in zip(bias[:, row, column], places, strict=True):
+                for key in itertools.product(range(4), repeat=2):
+                    distance = math.dist(key, (row + down, column + right))
+                    nearer = (scores[key] - scores[row, column]).item()  # than the query itself
+                    assert nearer == pytest.approx(math.hypot(down, right) - distance, abs=1e-5)
+
+    @pytest.mark.parametrize("patch_size", [2, 4])
+    def test_relative_bias_first_gives_a_class_token_the_weight_of_a_patch(self, patch_size: int) -> None:
+        model = build(heads=4, relative_bias=True, pool="cls", patch_size=patch_size)
+        side = 32 // patch_size
+        bias = model.blocks[0].attn.relative_bias()
+        of_the_middle = bias[:, 1 + side // 2 * side + side // 2].softmax(dim=-1)
+        assert bool(((of_the_middle[:, 0] * model.config.tokens - 1).abs() < 0.2).all())
 
     @pytest.mark.parametrize("pool", ["mean", "cls"])
     def test_relative_bias_depends_on_the_offset_of_two_patches_alone(self, pool: str) -> None:

@@ -24,7 +24,7 @@ class ViTConfig:
         head_dim: width K of a head; null means dim / heads, so that every head count costs the same.
         qk_norm: cosine attention with a learned scale in place of 1 / sqrt(head_dim) (Henry et al. 2020).
         relative_bias: each head adds a learned number to the score of two patches, one for every offset between them
-            (Liu et al. 2021, Swin); at first they point it to a neighbouring patch. It has those parameters more.
+            (Liu et al. 2021, Swin); at first they point the heads to places around the query. Each head has its own.
         mlp_ratio: hidden width of the MLP as a multiple of dim.
         pool: average the tokens (mean) or read a class token (cls).
         pos_embed: position embedding, learned or fixed 2-D sine-cosine.

@@ -79,9 +79,9 @@ class Attention(nn.Module):
 class RelativeBias(nn.Module):
     """A learned number for every head and offset (rows, columns) of a query from a key.
 
-    At first each head looks at the patch that is next to the query in a direction of its own, a head alone at the
-    query's place: its numbers are minus the distance from there, in patches. So attention begins much like a
-    convolution (Cordonnier et al. 2020, arXiv 1911.03584; d'Ascoli et al. 2021, arXiv 2103.10697).
+    At first the heads look at places around the query, evenly spread and one patch away, a head alone at the query
+    itself: attention falls exponentially with the distance from there. So it begins as a soft convolution (Cordonnier
+    et al. 2020, arXiv 1911.03584; d'Ascoli et al. 2021, arXiv 2103.10697, where it falls with the squared distance).
     """
 
     # The table holds the numbers divided by this, so that they learn this much faster: Adam moves each by about its
@@ -96,7 +96,9 @@ class RelativeBias(nn.Module):
         angle = 2 * math.pi / heads * torch.arange(heads)[:, None, None]
         reach = min(heads - 1, 1)
         distance = torch.hypot(offset[:, None] - reach * angle.sin(), offset - reach * angle.cos())
-        self.table = nn.Parameter(-distance.flatten(1) / self.GAIN)
+        # Shifted so that away from borders patches weigh as much on average as a class token, whose number is 0.
+        start = (-distance).flatten(1).log_softmax(dim=1) + math.log(config.patches)
+        self.table = nn.Parameter(start / self.GAIN)
 
     def forward(self) -> Tensor:
         """(H, N, N): the number of each query's and key's offset, 0 for a class token."""
@@ -155,8 +157,8 @@ class Block(nn.Module):
 class VisionTransformer(nn.Module, Pretrained):
     """A plain pre-norm ViT (Dosovitskiy et al. 2020) whose attention has one head, many, or a number per block.
 
-    Models that differ only in `heads` (with head_dim null) have equal parameters, equal FLOPs and, built after the
-    same `torch.manual_seed`, bit-equal initial weights.
+    Models that differ only in `heads` (with head_dim null and no relative bias) have equal parameters, equal FLOPs and,
+    built after the same `torch.manual_seed`, bit-equal initial weights.
     """
 
     # What the logits mean, how pictures become input, how to compute, and all else that is known; `vit.load` sets them.
