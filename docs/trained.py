@@ -1,8 +1,8 @@
 """What trained configs reached and what it cost, from the rows of their studies.
 
 A rung of the ladder is a config with a study of the same name, whose rows are in reports/<rung>/results.csv: its arm
-multi_head is configs/<rung>.yaml, its arm one_head is configs/<rung>_one_head.yaml. Runs from before there were studies
-are in reports/earlier.csv, in columns of the same names; they count as long as a config has no study of its own.
+multi_head is configs/<rung>.yaml, its arm one_head is configs/<rung>_one_head.yaml. Runs of single commands are in
+reports/earlier.csv, in columns of the same names; they count as long as a config's study has no rows.
 """
 
 import re
@@ -191,8 +191,9 @@ def time_to_80(root: Path) -> str:
     accuracies, augmented, seconds = (
         [float(row[key]) for row in rows] for key in ("test/acc", "test/acc/augmented", "compute/train_seconds")
     )
+    machines = " and ".join(sorted({f"{machine_of(row)}," for row in rows}))
     return paragraph(f"""
-        **Time to 80 %** test accuracy on those two cores, of whole trainings (`python benchmarks/speedrun.py`, seeds
+        **Time to 80 %** test accuracy on {machines} of whole trainings (`python benchmarks/speedrun.py`, seeds
         {", ".join(row["seed"] for row in rows)}): {", ".join(mean([each]) for each in accuracies)} %, mean
         **{mean(accuracies)} % in {statistics.mean(seconds):.0f} seconds and
         {pflop(config_of(root, "speedrun_cpu"))} PFLOP**, compilation and evaluation outside
