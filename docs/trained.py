@@ -191,9 +191,9 @@ def time_to_80(root: Path) -> str:
     accuracies, augmented, seconds = (
         [float(row[key]) for row in rows] for key in ("test/acc", "test/acc/augmented", "compute/train_seconds")
     )
-    machines = " and ".join(sorted({f"{machine_of(row)}," for row in rows}))
+    machines = " and ".join(sorted({machine_of(row) for row in rows}))
     return paragraph(f"""
-        **Time to 80 %** test accuracy on {machines} of whole trainings (`python benchmarks/speedrun.py`, seeds
+        **Time to 80 %** test accuracy on {machines}, of whole trainings (`python benchmarks/speedrun.py`, seeds
         {", ".join(row["seed"] for row in rows)}): {", ".join(mean([each]) for each in accuracies)} %, mean
         **{mean(accuracies)} % in {statistics.mean(seconds):.0f} seconds and
         {pflop(config_of(root, "speedrun_cpu"))} PFLOP**, compilation and evaluation outside
