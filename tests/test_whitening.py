@@ -1,11 +1,11 @@
-"""A whitened patch embedding sees pixels that do not go together."""
+"""A whitening patch embedding makes numbers that do not go together of pixels that do."""
 
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from vit.checks import UsageError
 from vit.cli import parse
@@ -13,29 +13,35 @@ from vit.config import Config, DataConfig, ViTConfig
 from vit.data import Splits, normalise
 from vit.parallel import Team
 from vit.stepper import Stepper
-from vit.whitening import FLOOR, whiten
+from vit.whitening import whiten
+
+PATCHES = ["patch_embed.proj.weight", "patch_embed.proj.bias"]
 
 
 def correlated(count: int) -> Tensor:
-    """Images whose neighbouring pixels are alike, as those of photographs are."""
-    noise = torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    return (F.interpolate(noise, size=(32, 32), mode="bilinear") * 255).byte()
+    """Images whose neighbouring pixels are alike, as those of photographs are, and grainy."""
+    noise = torch.Generator().manual_seed(0)
+    scene = F.interpolate(torch.rand(count, 3, 8, 8, generator=noise), size=(32, 32), mode="bilinear")
+    return ((0.8 * scene + 0.2 * torch.rand(scene.shape, generator=noise)) * 255).byte()
 
 
-def covariance(weight: Tensor, images: Tensor) -> Tensor:
+def covariance(embed: nn.Conv2d, images: Tensor) -> Tensor:
     """Of what a patch embedding makes of patches, (D, D)."""
-    patches = F.unfold(normalise(images), 4, stride=4).transpose(1, 2).flatten(0, 1)
-    features = patches @ weight.flatten(1).T
-    return features.T @ features / len(features)
+    features = embed(normalise(images)).transpose(0, 1).flatten(1)
+    return (features @ features.T / features.shape[1]).detach()
 
 
-def test_what_the_pixels_of_a_patch_become_is_uncorrelated() -> None:
-    images, weight = correlated(500), torch.eye(48).view(48, 3, 4, 4)
-    before = torch.linalg.eigvalsh(covariance(weight, images))
-    whiten(weight, images)
-    after = torch.linalg.eigvalsh(covariance(weight, images))
-    assert before.max() > 100 * before.median()
-    torch.testing.assert_close(after, before / (before + FLOOR), atol=1e-3, rtol=1e-2)
+@pytest.mark.parametrize("width", [16, 48, 96])
+def test_what_becomes_of_a_patch_is_uncorrelated_and_of_the_usual_size(width: int) -> None:
+    images, embed = correlated(500), nn.Conv2d(3, width, 4, stride=4)
+    before = torch.linalg.eigvalsh(covariance(embed, images))
+    whiten(embed, images)
+    after = covariance(embed, images)
+    directions = min(width, 48)  # that 48 pixels can reach
+    assert before[-1] > 15 * before[-directions:].median()
+    assert torch.linalg.eigvalsh(after)[-directions:].min() > 0.8 * width / directions / 3
+    assert torch.linalg.eigvalsh(after).max() < 1.001 * width / directions / 3
+    assert 0.28 < after.diagonal().mean() < 0.334
 
 
 def test_it_changes_the_patch_embedding_alone_and_the_same_for_every_head_count(data_root: Any) -> None:
@@ -47,7 +53,7 @@ def test_it_changes_the_patch_embedding_alone_and_the_same_for_every_head_count(
         return Stepper(config, torch.device("cpu"), splits.train, Team()).model.state_dict()
 
     plain, one, four = weights(1, False), weights(1, True), weights(4, True)
-    assert [name for name in plain if not torch.equal(plain[name], one[name])] == ["patch_embed.proj.weight"]
+    assert [name for name in plain if not torch.equal(plain[name], one[name])] == PATCHES
     assert all(torch.equal(one[name], four[name]) for name in one)
 
 

@@ -254,7 +254,7 @@ class Config:
         resume: continue the run of this name where it stopped (or start it if there is none).
         init: start from the weights of a ViT of timm's: timm: and a model's name, a file or a folder; null draws
             them from the seed.
-        whiten: start the patch embedding as if its pixels were whitened (see vit/whitening.py).
+        whiten: start the patch embedding as a random rotation of whitened pixels (see vit/whitening.py).
     """
 
     name: str | None = None

@@ -61,7 +61,7 @@ class Stepper:
         if weights is not None:
             self.model.load_state_dict(weights, strict=False)  # a new classifier keeps its weights
         if config.whiten:
-            whiten(self.model.patch_embed.proj.weight, self.images)
+            whiten(self.model.patch_embed.proj, self.images)
         self.ema = copy.deepcopy(self.model).requires_grad_(False) if config.optim.ema else None
         # Not in a team: NCCL waits at its end for captured graphs that hold its messages (pytorch#115388).
         captured = device.type == "cuda" and team.size == 1

@@ -1,8 +1,8 @@
-"""Initial weights of the patch embedding that take whitened pixels for granted."""
+"""An initial patch embedding that whitens pixels."""
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from vit.data import normalise
 
@@ -13,20 +13,25 @@ IMAGES = 5000  # the covariance of 48 numbers needs no more
 
 
 @torch.no_grad()
-def whiten(weight: Tensor, images: Tensor) -> None:
-    """Change a patch embedding's weight so that it does to patches what it did to them after whitening.
+def whiten(embed: nn.Conv2d, images: Tensor) -> None:
+    """Make a patch embedding a random rotation of whitened patches, in place, with a bias of 0.
 
-    Neighbouring pixels are nearly equal, so that random weights see little but a patch's mean colour. The weight is
-    multiplied by the inverse square root of the covariance of patches (ZCA whitening, Bell & Sejnowski 1997; as a first
-    layer on CIFAR-10: Coates & Ng 2011, Page 2019, Jordan 2024, arXiv 2404.00498). It is trained on like any other.
+    Neighbouring pixels are nearly equal, so that random weights see little but a patch's mean colour. Here a patch's
+    principal components are scaled to equal variance (whitening, Bell & Sejnowski 1997; as a first layer on CIFAR-10:
+    Coates & Ng 2011, Page 2019, Jordan 2024, arXiv 2404.00498), and an orthogonal matrix takes them to D outputs,
+    which so are uncorrelated as far as D allows. The weight is trained on like any other.
 
     Args:
-        weight: (D, C, P, P), changed in place.
+        embed: its weight is (D, C, P, P), its bias (D,). The outputs' mean square becomes 1/3 on average, which is what
+            PyTorch's own initial weights give for white inputs.
         images: uint8 (M, C, H, W) of the training split.
     """
-    side = weight.shape[-1]
+    assert embed.bias is not None
+    width, side = embed.weight.shape[0], embed.weight.shape[-1]
     patches = F.unfold(normalise(images[:IMAGES]), side, stride=side)  # (M, C*P*P, N)
     patches = patches.transpose(0, 1).flatten(1).double()  # (C*P*P, M*N)
     variances, components = torch.linalg.eigh(patches @ patches.T / patches.shape[1])
-    whitening = components * (variances + FLOOR).rsqrt() @ components.T
-    weight.copy_((weight.flatten(1).double() @ whitening).view_as(weight))
+    rotation = torch.empty(width, len(variances), dtype=torch.double)  # on the CPU, so that every device draws the same
+    nn.init.orthogonal_(rotation, gain=(max(1, width / len(variances)) / 3) ** 0.5)
+    embed.weight.copy_((rotation.to(components) @ (components * (variances + FLOOR).rsqrt()).T).view_as(embed.weight))
+    nn.init.zeros_(embed.bias)
