@@ -28,7 +28,8 @@ END = "<!-- end -->"
 PARTS: dict[str, Callable[[Path], str]] = {
     "heads": compared.heads,
     "heads_table": compared.heads_table,
-    "learning_rates": compared.learning_rates,
+    "heads_with_positions": compared.heads_with_positions,
+    **{f"{study}_rates": partial(compared.learning_rates, study=study) for study in ("heads", "quickstart")},
     "results": trained.results,
     "fast_path": trained.fast_path,
     "validation_spread": trained.validation_spread,
