@@ -26,35 +26,31 @@ def heads(root: Path) -> str:
     """The headline: four heads against one."""
     found = findings(root)
     label = "4 heads against 1"
-    test = found.tests[label, ACCURACY]
-    planned = len(found.study.seeds)
-    interim = (
-        f" Of {planned} seeds planned, {test.paired.n} are done." if test.paired and test.paired.n < planned else ""
-    )
     seconds = found.ratio(label, SECONDS)
     timed = found.tests[label, SECONDS]
     machines = {arm.machines[seed].device for arm in found.arms_of(label) for seed in arm.values[SECONDS]}
     found_or_not = {"higher": "found", "lower": "found", "equivalent": "equivalent", "undecided": "undecided"}
     return paragraph(f"""
-        **At equal parameters and FLOPs, each tuned, four heads reach {reached(found, label)},
-        {said(test, found.margin).split(maxsplit=1)[1]};
+        **At equal parameters and FLOPs, each tuned, four heads reach {reached(found, label)};
         training takes {seconds:.2f} times as long ({found_or_not[timed.read(timed.margin(found.study.margin))]} with
-        n = {len(timed.differences)} on {" or ".join(machines)}).**{interim}""")
+        n = {len(timed.differences)} on {" or ".join(machines)}).**""")
 
 
 def heads_with_positions(root: Path) -> str:
     """The same of the quickstart, for the middle of a sentence."""
-    found = findings(root, "quickstart")
-    return reached(found, "4 heads against 1")
+    return reached(findings(root, "quickstart"), "4 heads against 1")
 
 
 def reached(found: Findings, label: str) -> str:
-    """E.g. `76.87 % and one head 76.08 %: +0.79 points (...)`, of the seeds that both arms have."""
+    """Accuracy of the seeds that both arms have, e.g. `76.87 % and one head 76.08 %: +0.79 points (...), higher`."""
     test = found.tests[label, ACCURACY]
     accuracy = {
         arm.name: mean([arm.values[ACCURACY][seed] for seed in test.differences]) for arm in found.arms_of(label)
     }
-    return f"{accuracy[test.b]} % and one head {accuracy[test.a]} %: {effect(test)}"
+    done, planned = len(test.differences), len(found.study.seeds)
+    interim = f"; {done} of {planned} seeds planned are done" if done < planned else ""
+    reading = said(test, found.margin).split(maxsplit=1)[1]
+    return f"{accuracy[test.b]} % and one head {accuracy[test.a]} %: {effect(test)}, {reading}{interim}"
 
 
 def heads_table(root: Path) -> str:

@@ -13,13 +13,12 @@ def trials(root: Path, base: str) -> str:
     lines = []
     for change, runs in groupby(rows, key=lambda row: row["change"]):
         same = list(runs)
-        cells = [change, f"`{same[0]['settings']}`" if "=" in same[0]["settings"] else same[0]["settings"]]
+        settings, comma, commit = same[0]["settings"].partition(", at commit ")
+        cells = [change, f"`{settings}`{comma}{commit}" if "=" in settings else settings]
         cells.append(f"{float(same[0]['train_pflop']):.3g}")
         for column, digits in (("best/val_acc", 2), ("val/loss", 3), ("train/acc", 1)):
             values = [float(row[column]) * (100 if column.endswith("acc") else 1) for row in same if row[column]]
             cells.append(f"{statistics.mean(values):.{digits}f}" if values else "")
-        lines.append([*cells, str(len(same))])
-    return table(
-        ["change", "settings", "PFLOP", "validation accuracy, %", "its loss", "training accuracy at the end, %", "n"],
-        lines,
-    )
+        lines.append([*cells, ", ".join(row["seed"] for row in same)])
+    columns = ["change", "settings", "PFLOP", "validation accuracy, %", "its loss", "training accuracy at the end, %"]
+    return table([*columns, "seeds"], lines)

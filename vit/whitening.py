@@ -17,13 +17,14 @@ def whiten(embed: nn.Conv2d, images: Tensor) -> None:
     """Make a patch embedding a random rotation of whitened patches, in place, with a bias of 0.
 
     Neighbouring pixels are nearly equal, so that random weights see little but a patch's mean colour. Here a patch's
-    principal components are scaled to equal variance (whitening, Bell & Sejnowski 1997; as a first layer on CIFAR-10:
-    Coates & Ng 2011, Page 2019, Jordan 2024, arXiv 2404.00498), and an orthogonal matrix takes them to D outputs,
-    which so are uncorrelated as far as D allows. The weight is trained on like any other.
+    principal components are divided by the root of their variance plus FLOOR (ZCA whitening, Bell & Sejnowski 1997; as
+    a first layer on CIFAR-10: Coates & Ng 2011, Page 2019, Jordan 2024, arXiv 2404.00498), so that strong ones become
+    equal and noise remains small, and an orthogonal matrix takes the result to D outputs. The weight is trained on like
+    any other.
 
     Args:
-        embed: its weight is (D, C, P, P), its bias (D,). The outputs' mean square becomes 1/3 on average, which is what
-            PyTorch's own initial weights give for white inputs.
+        embed: its weight is (D, C, P, P), its bias (D,). The outputs' mean square would be 1/3 without FLOOR, as
+            PyTorch's own initial weights make it for white inputs; on CIFAR-10 it is about half of that.
         images: uint8 (M, C, H, W) of the training split.
     """
     assert embed.bias is not None
@@ -31,7 +32,9 @@ def whiten(embed: nn.Conv2d, images: Tensor) -> None:
     patches = F.unfold(normalise(images[:IMAGES]), side, stride=side)  # (M, C*P*P, N)
     patches = patches.transpose(0, 1).flatten(1).double()  # (C*P*P, M*N)
     variances, components = torch.linalg.eigh(patches @ patches.T / patches.shape[1])
-    rotation = torch.empty(width, len(variances), dtype=torch.double)  # on the CPU, so that every device draws the same
+    # Symmetric, as the signs of components are up to the library that finds them.
+    whitening = components * (variances + FLOOR).rsqrt() @ components.T
+    rotation = torch.empty(width, len(variances), dtype=torch.double)  # drawn on the CPU, as all initial weights are
     nn.init.orthogonal_(rotation, gain=(max(1, width / len(variances)) / 3) ** 0.5)
-    embed.weight.copy_((rotation.to(components) @ (components * (variances + FLOOR).rsqrt()).T).view_as(embed.weight))
+    embed.weight.copy_((rotation.to(whitening) @ whitening).view_as(embed.weight))
     nn.init.zeros_(embed.bias)
