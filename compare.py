@@ -1,4 +1,4 @@
-"""Train what a study asks for and is missing:  python compare.py configs/studies/recipe.yaml"""
+"""Train what a study asks for and is missing:  python compare.py configs/studies/fast_path.yaml"""
 
 from typing import Any
 

@@ -66,7 +66,7 @@ def main(config: EvalConfig) -> dict[str, Any]:
 
     # A checkpoint from elsewhere does not say where to report.
     ours = (folder.parent / "config.yaml").exists()
-    home = flatten(Config()) | (training if ours else {})
+    home = training if ours else flatten(Config())
     run = WandbRun(
         folder.parent if ours else Path(),
         WandbConfig(

@@ -1,30 +1,20 @@
 """What studies found, from their rows, in the words of their reports."""
 
-import contextlib
-import itertools
-import json
 import statistics
 from pathlib import Path
 
-from tables import mean, paragraph, read, table
+from studies import findings, results
+from tables import deviation, mean, paragraph, span, table
 
-from vit.report.arms import read_arms
 from vit.report.findings import ACCURACY, Findings
-from vit.report.wording import amount, between, effect, p_text, said
-from vit.study_file import load_study
+from vit.report.wording import amount, between, effect, p_text, read_words, said
 
 SECONDS = "compute/train_seconds"
 
 
-def findings(root: Path, name: str = "heads") -> Findings:
-    with contextlib.chdir(root):  # the study names its base from there
-        study = load_study(f"configs/studies/{name}.yaml")
-    return Findings(study, read_arms(study, read(root / f"reports/{name}/results.csv")))
-
-
 def heads(root: Path) -> str:
     """The headline: four heads against one."""
-    found = findings(root)
+    found = findings(root, "heads")
     label = "4 heads against 1"
     seconds = found.ratio(label, SECONDS)
     timed = found.tests[label, SECONDS]
@@ -49,13 +39,13 @@ def reached(found: Findings, label: str) -> str:
     }
     done, planned = len(test.differences), len(found.study.seeds)
     interim = f"; {done} of {planned} seeds planned are done" if done < planned else ""
-    reading = said(test, found.margin).split(maxsplit=1)[1]
-    return f"{accuracy[test.b]} % and one head {accuracy[test.a]} %: {effect(test)}, {reading}{interim}"
+    reading = read_words(test, found.margin) + interim
+    return f"{accuracy[test.b]} % and one head {accuracy[test.a]} %: {effect(test)}, {reading}"
 
 
 def heads_table(root: Path) -> str:
     """Every comparison and interaction."""
-    found = findings(root)
+    found = findings(root, "heads")
     lines = []
     for test in [*found.comparisons, *found.interactions]:
         if test.paired is not None:
@@ -66,14 +56,49 @@ def heads_table(root: Path) -> str:
 
 def learning_rates(root: Path, study: str) -> str:
     """Every rate tried for each arm of a study, the chosen one in bold."""
-    rows = [row for row in read(root / f"reports/{study}/results.csv") if row["phase"] == "tuning"]
+    found = results(root, study)
+    chosen = found.chosen()
+    tried: dict[str, dict[float, list[str]]] = {}
+    for run in found.study.tuning_runs():
+        rates = tried.setdefault(run.arm, {})
+        rates.setdefault(run.choice["optim.lr"], []).append(found.rows[run.key]["best/val_acc"])
     lines = []
-    for arm, of_arm in itertools.groupby(sorted(rows, key=lambda row: row["arm"]), key=lambda row: row["arm"]):
-        accuracies: dict[float, list[float]] = {}
-        for row in of_arm:
-            accuracies.setdefault(json.loads(row["choice"])["optim.lr"], []).append(float(row["best/val_acc"]))
-        best = max(accuracies, key=lambda lr: statistics.mean(accuracies[lr]))
-        tried = [f"{lr:g}: {mean(accuracies[lr])}" for lr in sorted(accuracies)]
-        marked = [f"**{each}**" if each.startswith(f"{best:g}:") else each for each in tried]
-        lines.append([arm, ", ".join(marked), str(len(accuracies[best]))])
+    for arm, rates in sorted(tried.items()):
+        cells = []
+        for rate, accuracies in sorted(rates.items()):
+            text = f"{rate:g}: {mean([float(each) for each in accuracies]) if all(accuracies) else 'diverged'}"
+            cells.append(f"**{text}**" if rate == chosen[arm]["optim.lr"] else text)
+        lines.append([arm, ", ".join(cells), str(len(accuracies))])
     return table(["arm", "learning rate: validation accuracy, %", "n (seeds)"], lines)
+
+
+def fast_path(root: Path) -> str:
+    """Whether what makes a training fast costs accuracy."""
+    found = findings(root, "fast_path")
+    test = found.tests["fast against plain", ACCURACY]
+    plain, fast = (list(arm.values[ACCURACY].values()) for arm in found.arms_of(test.label))
+    return paragraph(f"""
+        **What makes it fast costs no accuracy that was seen.** Four epochs of the quickstart's model with two heads and
+        neither whitening nor relative bias, as plain PyTorch would train it (float32, whole batches, not compiled),
+        reach {mean(plain)} %, with everything that makes it fast {mean(fast)} %: {effect(test)},
+        {read_words(test, found.margin)}. `python compare.py configs/studies/fast_path.yaml`, rows in
+        [reports/fast_path/results.csv](reports/fast_path/results.csv).""")
+
+
+def validation_spread(root: Path) -> str:
+    """Of a short training's validation accuracy over seeds, in points, smallest to largest of the arms."""
+    return span([deviation(accuracies) for accuracies in fast_path_accuracies(root, "best/val_acc")], ".2f")
+
+
+def seed_spread(root: Path) -> str:
+    """Of a short training's test accuracy over seeds, in points, smallest to largest of the arms, and its level."""
+    arms = fast_path_accuracies(root, ACCURACY)
+    points = span([deviation(accuracies) for accuracies in arms], ".2f")
+    level = span([100 * statistics.mean(accuracies) for accuracies in arms], ".1f")
+    return f"{points} points at {level} % (n = {span([len(accuracies) for accuracies in arms], 'd')} seeds an arm)"
+
+
+def fast_path_accuracies(root: Path, column: str) -> list[list[float]]:
+    """Of each arm."""
+    rows = results(root, "fast_path").rows.values()
+    return [[float(row[column]) for row in rows if row["arm"] == arm] for arm in ("plain", "fast")]

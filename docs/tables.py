@@ -40,9 +40,9 @@ def mean(fractions: list[float]) -> str:
     return f"{100 * statistics.mean(fractions):.2f}"
 
 
-def deviation(fractions: list[float]) -> str | None:
-    """Standard deviation of a sample in percentage points; None of a single value."""
-    return f"{100 * statistics.stdev(fractions):.2f}" if len(fractions) > 1 else None
+def deviation(fractions: list[float]) -> float:
+    """Standard deviation of a sample of two or more, in percentage points."""
+    return 100 * statistics.stdev(fractions)
 
 
 def span(values: list[float], form: str) -> str:

@@ -31,9 +31,9 @@ PARTS: dict[str, Callable[[Path], str]] = {
     "heads_with_positions": compared.heads_with_positions,
     **{f"{study}_rates": partial(compared.learning_rates, study=study) for study in ("heads", "quickstart")},
     "results": trained.results,
-    "fast_path": trained.fast_path,
-    "validation_spread": trained.validation_spread,
-    "seed_spread": trained.seed_spread,
+    "fast_path": compared.fast_path,
+    "validation_spread": compared.validation_spread,
+    "seed_spread": compared.seed_spread,
     "time_to_80": trained.time_to_80,
     "throughput": speed.throughput,
     "against_peers": speed.against_peers,
@@ -44,11 +44,6 @@ PARTS: dict[str, Callable[[Path], str]] = {
         for base in ("d64", "quickstart", "d128", "d128_long", "h200")
     },
 }
-# Named <config>/acc and so on.
-OF_A_CONFIG: dict[str, Callable[[Path, str], str]] = {
-    "acc": trained.accuracy,
-    "cost": trained.cost,
-}
 
 
 def generate(root: Path) -> dict[Path, str]:
@@ -58,7 +53,7 @@ def generate(root: Path) -> dict[Path, str]:
         UsageError: a part has an unknown name or no end, or what it is made from is missing.
     """
     pages = [root / page for page in PAGES if (root / page).exists()]
-    configs = {root / "configs" / f"{name}.yaml": trained.with_header(root, name) for name in trained.measurable(root)}
+    configs = {root / "configs" / f"{name}.yaml": trained.with_header(root, name) for name in trained.with_twins(root)}
     return {page: fill(page, root) for page in pages} | configs
 
 
@@ -88,10 +83,9 @@ def part(root: Path, name: str) -> str:
     if name in PARTS:
         return PARTS[name](root)
     config, _, figure = name.rpartition("/")
-    if figure in OF_A_CONFIG and (root / "configs" / f"{config}.yaml").exists():
-        return OF_A_CONFIG[figure](root, config)
-    known = ", ".join([*PARTS, *(f"<config>/{figure}" for figure in OF_A_CONFIG)])
-    raise UsageError(f"no such part; there are {known}")
+    if figure == "acc" and config in trained.with_twins(root):
+        return trained.accuracy(root, config)
+    raise UsageError(f"no such part; there are {', '.join([*PARTS, '<config>/acc'])}")
 
 
 def main() -> None:

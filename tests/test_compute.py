@@ -71,6 +71,10 @@ def test_attention_backend_names_the_path_that_was_measured_to_be_fast() -> None
     assert compute.attention_backend(ViTConfig(patch_size=1), 8, cpu, torch.bfloat16) != "products"
 
 
+def test_attention_backend_does_not_ask_where_nothing_answers() -> None:
+    assert compute.attention_backend(ViTConfig(), 8, torch.device("mps"), torch.float32) == "unknown"
+
+
 @pytest.mark.parametrize(
     ("device", "units"),
     [

@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import compared
 import pytest
+import studies
 import trained
 import yaml
 from write_numbers import PAGES, generate
@@ -45,16 +45,17 @@ def test_numbers_by_hand_are_found(words: str) -> None:
 
 
 def test_every_config_without_results_says_so() -> None:
-    for name in trained.measurable(ROOT):
+    for name in trained.with_twins(ROOT):
         if not trained.measured(ROOT, name):
             assert trained.NOT_YET in (ROOT / f"configs/{name}.yaml").read_text()
 
 
 def check_configs_are_what_was_trained(root: Path, rung: str) -> None:
     """A rung and its twin are, but for the name, the settings of their arms, with what tuning chose for each."""
-    study = load_study(str(root / f"configs/studies/{rung}.yaml"))
-    chosen = Results(root / f"reports/{rung}/results.csv", study).chosen()
-    for arm, name in (("multi_head", rung), ("one_head", f"{rung}_one_head")):
+    found = studies.results(root, rung)
+    study, chosen = found.study, found.chosen()
+    for arm in study.arms:
+        name = {"multi_head": rung, "one_head": f"{rung}_one_head"}[arm]
         config = flatten(parse(Config, [f"--config={root / 'configs' / name}.yaml"]))
         assert config.pop("name") == name
         (ran,) = (run for run in study.final_runs(chosen) if run.arm == arm and run.seed == study.seeds[0])
@@ -73,7 +74,7 @@ def test_the_configs_of_a_rung_are_what_was_trained(rung: str, monkeypatch: pyte
 
 def test_the_page_of_the_finding_is_of_its_rows() -> None:
     """All but its charts, which depend on the plotting library's version."""
-    findings = compared.findings(ROOT)
+    findings = studies.findings(ROOT, "heads")
     look = looks(findings.study, findings.arms, differing(findings.study, findings.arms))
     charts = figures.charts(findings, look)
     body = sections.body(findings.study.title, sentence(findings), findings, look, charts)
@@ -82,7 +83,7 @@ def test_the_page_of_the_finding_is_of_its_rows() -> None:
 
 
 def test_closed_form_pflop_is_what_a_run_counted() -> None:
-    flops = {row["compute/train_flops"] for row in trained.read(ROOT / "reports/quickstart/results.csv")}
+    flops = {row["compute/train_flops"] for row in trained.rows_of(ROOT, "quickstart")}
     assert {f"{int(each) / 1e15:.3g}" for each in flops} == {trained.pflop(trained.config_of(ROOT, "quickstart"))}
 
 
@@ -93,8 +94,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("configs/studies", "docs", "reports"):
         (root / name).mkdir(parents=True)
     shutil.copytree(ROOT / "benchmarks/results", root / "benchmarks/results")
-    head = (ROOT / "reports/earlier.csv").read_text().splitlines()[0]
-    (root / "reports/earlier.csv").write_text(head + "\nquickstart,0,0.1,,60,float32,never to be seen\n")
     monkeypatch.chdir(root)
 
     def config(name: str, heads: int, lr: float) -> None:
@@ -184,12 +183,35 @@ def test_the_twin_has_what_was_chosen_for_it(project: Path) -> None:
         check_configs_are_what_was_trained(project, "quickstart")
 
 
+def test_rows_of_other_settings_are_refused(project: Path) -> None:
+    """However the config was changed since, and however its twin was with it."""
+    for name in ("quickstart", "quickstart_one_head"):
+        path = project / f"configs/{name}.yaml"
+        path.write_text(path.read_text().replace("epochs: 4", "epochs: 5"))
+    with pytest.raises(UsageError, match="seed 0 was trained with train.epochs 4, not 5 as the study now says"):
+        readme(project, "")
+
+
+def test_a_run_that_diverged_counts_for_nothing(project: Path) -> None:
+    """A final one has no accuracy and no cost, a rate that diverged in tuning is no choice."""
+    found = studies.results(project, "quickstart")
+    tuning = next(run for run in found.study.tuning_runs() if (run.arm, run.choice["optim.lr"]) == ("one_head", 0.02))
+    final = next(run for run in found.study.final_runs(found.chosen()) if (run.arm, run.seed) == ("one_head", 1))
+    for run in (tuning, final):
+        found.add(run, {})
+    text = readme(
+        project, "<!-- numbers: results -->\n<!-- end -->\n\n<!-- numbers: quickstart_rates -->\n<!-- end -->\n"
+    )
+    assert "| 3 | 71.00 | 1 | Some CPU, 2 threads, bfloat16 |" in text
+    assert "| one_head | **0.01: 70.00**, 0.02: diverged | 1 |" in text
+
+
 def test_what_is_generated_stays_as_it_is(project: Path) -> None:
     text = readme(
         project,
-        "It reaches <!-- numbers: quickstart/acc -->?<!-- end -->, in <!-- numbers: speedrun/cost --><!-- end -->.\n",
+        "One reaches <!-- numbers: quickstart/acc -->?<!-- end -->, one <!-- numbers: speedrun/acc --><!-- end -->.\n",
     )
-    assert "reaches <!-- numbers: quickstart/acc -->72.50 %<!-- end -->, in <!--" in text
+    assert "reaches <!-- numbers: quickstart/acc -->72.50 %<!-- end -->, one <!--" in text
     assert "-->not yet measured<!-- end -->.\n" in text
     assert readme(project, text) == text
 
@@ -203,7 +225,8 @@ def test_what_is_generated_stays_as_it_is(project: Path) -> None:
         ("a <!-- numbers: results -->1 <!-- numbers: results -->1<!-- end -->", "needs one <!-- end -->"),
         ("a <!-- numbers:results -->1<!-- end -->", "needs one <!-- end -->; see <!-- end -->"),
         ("a\n<!-- numbers: quickstart/acc -->1<!-- end -->", "begins a line"),
-        ("a <!-- numbers: fast_path -->1<!-- end -->", "reports/fast_path/results.csv: cannot be read (No such file"),
+        ("a <!-- numbers: trials_d64 -->1<!-- end -->", "reports/recipe/trials.csv: cannot be read (No such file"),
+        ("a <!-- numbers: time_to_80 -->1<!-- end -->", "configs/speedrun_cpu.yaml: not yet measured"),
     ],
 )
 def test_what_cannot_be_generated_is_one_line(project: Path, text: str, message: str) -> None:

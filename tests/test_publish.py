@@ -60,7 +60,8 @@ def test_published_checkpoints(folder: Path, cifar: Cifar) -> None:
     assert results["model/params"] == compute.count_params(model)
     assert results["model/forward_flops"] == compute.forward_flops(model)
     # The rest is what the row of its training says.
-    row = next(row for row in trained.read(ROOT / "reports/cpu_2h/results.csv") if row["arm"] == folder.name)
+    rows = trained.rows_of(ROOT, {"multi_head": "cpu_2h", "one_head": "cpu_2h_one_head"}[folder.name])
+    row = next(row for row in rows if int(row["seed"]) == checkpoint.describe(folder)["training"]["seed"])
     assert results["train/test_acc"] == float(row["test/acc"])
     assert results["val/acc"] == float(row["best/val_acc"])
     assert results["compute/train_flops"] == int(row["compute/train_flops"])

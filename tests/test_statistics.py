@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm
 
-from vit.statistics import Claim, McNemar, Paired, holm, mcnemar, mean_interval, paired, pairs_needed, verdict
+from vit.statistics import Expectation, McNemar, Paired, holm, mcnemar, mean_interval, paired, pairs_needed, verdict
 
 ACCURACIES = [0.7617, 0.7596, 0.7605, 0.7641, 0.7580, 0.7622, 0.7599, 0.7634]
 DIFFERENCES = [0.0021, 0.0042, -0.0011, 0.0063, 0.0015, 0.0008, 0.0090, -0.0002]
@@ -151,7 +151,7 @@ def test_verdicts() -> None:
 def test_too_few_pairs_decide_nothing() -> None:
     for n in (1, 2):
         result = over([0.1] * n)
-        assert {verdict(result, result.p, 0.5, claim) for claim in get_args(Claim)} == {"undecided"}
+        assert {verdict(result, result.p, 0.5, claim) for claim in get_args(Expectation)} == {"undecided"}
     assert isnan(over([0.1]).p)
     assert isnan(over([0.1]).std)
     assert isnan(over([0.1, 0.2]).low90)

@@ -516,6 +516,27 @@ class TestLoop:
         for one, other in zip(whole["runs"], resumed["runs"], strict=True):
             assert_same(Path(one["run"]), Path(other["run"]))
 
+    @pytest.mark.parametrize("stopped", [False, True])
+    def test_a_seed_that_diverges_leaves_the_others(
+        self, small: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stopped: bool
+    ) -> None:
+        """They are trained and reported, or, if stopped, saved, and how to go on is said."""
+        log = Training.log
+
+        def diverge(self: Training, row: dict[str, Any], media: Any = None) -> None:
+            log(self, row | ({"train/loss": math.nan} if self.config.seed == 0 and "train/loss" in row else {}), media)
+
+        monkeypatch.setattr(Training, "log", diverge)
+        if stopped:
+            do_at_step(monkeypatch, 8, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        end = (Interrupted, "go on with the same command") if stopped else (UsageError, "the training diverged")
+        with pytest.raises(end[0], match=end[1]):
+            train(small(seeds=[0, 1]))
+        said = capsys.readouterr().err
+        assert "run-seed0: optim.lr: the training diverged (train/loss is nan)" in said
+        assert ("run-seed1/best" in said) is not stopped
+        assert (Path(small().runs_dir) / "run-seed1" / ("state.pt" if stopped else "summary.json")).exists()
+
     def test_accumulation_is_the_same_step(self, small: Make) -> None:
         plain = {
             "model": ViTConfig(dim=16, depth=2, heads=2, patch_size=8),

@@ -84,10 +84,12 @@ def attention_backend(config: ViTConfig, batch: int, device: torch.device, dtype
     It chooses silently by head_dim, dtype and device, so that two head counts can run on different kernels.
 
     Returns:
-        One name if all blocks agree, otherwise the L names joined by commas.
+        One name if all blocks agree, otherwise the L names joined by commas; "unknown" on Apple's GPUs.
     """
     if plain_products(device, dtype, config.tokens):
         return "products"
+    if device.type == "mps":  # where PyTorch does not say
+        return "unknown"
     names = []
     for heads, head_dim in zip(config.block_heads, config.block_head_dims, strict=True):
         shape = (batch, heads, config.tokens, head_dim)

@@ -94,7 +94,7 @@ class RelativeBias(nn.Module):
         self.extra = config.tokens - config.patches
         offset = torch.arange(1 - self.side, self.side)
         angle = 2 * math.pi / heads * torch.arange(heads)[:, None, None]
-        reach = min(heads - 1, 1)
+        reach = 0 if heads == 1 else 1
         distance = torch.hypot(offset[:, None] - reach * angle.sin(), offset - reach * angle.cos())
         # Shifted so that away from borders patches weigh as much on average as a class token, whose number is 0.
         start = (-distance).flatten(1).log_softmax(dim=1) + math.log(config.patches)

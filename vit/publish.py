@@ -16,9 +16,9 @@ from vit.config import Config
 from vit.device import autocast, images_per_pass, pick_device
 from vit.evaluation import augmented_accuracy, evaluate
 from vit.run_folder import material, read_summary
+from vit.sources import FILES
 
 LIMIT = 8_000_000  # bytes of a file of weights
-FILES = ("config.json", "model.safetensors", "README.md")
 # Of a run's summary: what the whole training cost, and where.
 COST = (
     *("compute/train_flops", "compute/train_seconds", "compute/energy_joules"),

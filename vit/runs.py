@@ -19,7 +19,7 @@ from vit.device import pick_device
 from vit.parallel import Team, gathered
 from vit.run_folder import TITLES, accuracy_of, new_name, open_run, read_summary
 from vit.tracking import how_to_look
-from vit.training import Training, open_stepper
+from vit.training import STATE, Training, open_stepper
 
 
 def train(config: Config) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def train_seeds(config: Config, seeds: list[int], device: torch.device, splits: 
         runs = train_side_by_side(each, device, splits, Team())
     except Interrupted as stop:
         again = f"the same command, --name={shlex.quote(config.name)} and --resume"
-        raise Interrupted(f"stopped, all seeds saved; go on with {again}", stop.code) from None
+        raise Interrupted(f"stopped, all saved; go on with {again}", stop.code) from None
     key = accuracy_of(runs[0])
     accuracies = [summary[key] for summary in runs]
     mean, std = statistics.mean(accuracies), statistics.stdev(accuracies) if len(runs) > 1 else None
@@ -126,24 +126,26 @@ def train_side_by_side(configs: list[Config], device: torch.device, splits: Spli
                         del running[index]
                     except (UsageError, Interrupted) as error:
                         failures.append(error)  # the others go on, or save too
+                        if isinstance(error, UsageError) and len(running) > 1:
+                            say(f"{folders[index]}: {error}")
                         training.tracker.finish(error.code if isinstance(error, Interrupted) else 1)
                         del running[index]
         except BaseException:
             for training, _ in running.values():
                 training.tracker.finish(1)
             raise
-    if failures:
-        raise failures[0]
     finished = [summary for summary in summaries if summary is not None]
     for summary in finished:
         report(summary)
+    if failures:  # first of all that there is something to go on with
+        raise next((error for error in failures if isinstance(error, Interrupted)), failures[0])
     return finished
 
 
 def weights_to_start(configs: list[Config]) -> dict[str, Tensor] | None:
     """What `init` names, for runs that differ in their seeds alone; None if it is null or they all just go on."""
     init = configs[0].init
-    saved = [config.name and (Path(config.runs_dir) / config.name / "state.pt").exists() for config in configs]
+    saved = [config.name and (Path(config.runs_dir) / config.name / STATE).exists() for config in configs]
     if init is None or all(saved):
         return None
     from vit import timm_bridge  # which loads timm

@@ -14,7 +14,7 @@ import scipy  # loads scipy.stats, which takes a second, when it is first used
 from numpy.typing import ArrayLike, NDArray
 
 Verdict = Literal["supported", "refuted", "undecided"]
-Claim = Literal["more", "less", "same", "not more"]
+Expectation = Literal["more", "less", "same", "not more"]
 
 LEVEL = 0.05
 # Of the bootstrap, and of the sign flips once there are more than this many: up to 13 pairs their test is exact.
@@ -150,7 +150,7 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     return student(float(sample.mean()), float(sample.std(ddof=1)), len(sample), 1 - LEVEL)
 
 
-def verdict(difference: Paired, p_adjusted: float, margin: float, claim: Claim) -> Verdict:
+def verdict(difference: Paired, p_adjusted: float, margin: float, expects: Expectation) -> Verdict:
     """Judge a claim that b is more than, less than or the same as a.
 
     A difference is *found* where its 95 % interval excludes 0 and `p_adjusted` is below 0.05. The arms are *equivalent*
@@ -173,10 +173,10 @@ def verdict(difference: Paired, p_adjusted: float, margin: float, claim: Claim) 
         margin: the largest difference that does not matter, in the difference's unit.
 
     Raises:
-        ValueError: an unknown claim, a margin below 0, or a `p_adjusted` that is no probability.
+        ValueError: an unknown expectation, a margin below 0, or a `p_adjusted` that is no probability.
     """
-    if claim not in get_args(Claim):
-        raise ValueError(f"claim: expected {' or '.join(get_args(Claim))}, got {claim!r}")
+    if expects not in get_args(Expectation):
+        raise ValueError(f"expects: expected {' or '.join(get_args(Expectation))}, got {expects!r}")
     if not (isfinite(margin) and margin >= 0):
         raise ValueError(f"margin: expected 0 or more, got {margin!r}")
     check_probability("p_adjusted", p_adjusted)
@@ -185,13 +185,13 @@ def verdict(difference: Paired, p_adjusted: float, margin: float, claim: Claim) 
     fact = difference.std == 0
     found = (difference.low > 0 or difference.high < 0) and (fact or p_adjusted < LEVEL)
     equivalent = (-margin < difference.low90 and difference.high90 < margin) or (fact and difference.mean == 0)
-    if claim == "not more":  # one of the two one-sided tests
+    if expects == "not more":  # one of the two one-sided tests
         below = difference.high90 < margin or (fact and difference.mean <= 0)
         return "supported" if below else "refuted" if found and difference.mean > 0 else "undecided"
-    if claim == "same":
+    if expects == "same":
         return "supported" if equivalent else "refuted" if found else "undecided"
     if found:
-        return "supported" if (difference.mean > 0) == (claim == "more") else "refuted"
+        return "supported" if (difference.mean > 0) == (expects == "more") else "refuted"
     return "refuted" if equivalent else "undecided"
 
 

@@ -27,13 +27,13 @@ import itertools
 import json
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 from vit.checks import UsageError, check, check_folder_name, check_seeds, check_types
 from vit.cli import overrides, parse
 from vit.config import Config, flatten
 from vit.run_folder import material
-from vit.statistics import pairs_needed
+from vit.statistics import Expectation, pairs_needed
 
 # What a study itself sets, and what it leaves to the command that runs it.
 RESERVED = ("name", "seed", "seeds", "resume", "runs_dir", "train.test")
@@ -82,7 +82,7 @@ class Claim:
     claim: str
     test: str
     comparison: str
-    expects: Literal["more", "less", "same", "not more"]
+    expects: Expectation
     metric: str = "test/acc"
     margin: float | None = None
 

@@ -226,8 +226,8 @@ def open_stepper(
     if state is not None:
         try:
             stepper.restore(state["stepper"])
-            for key in ("best_val_acc", "origin", "seconds", "joules", "tracker"):  # which Training takes
-                state[key]
+            if missing := {"best_val_acc", "origin", "seconds", "joules", "tracker"} - state.keys():  # for Training
+                raise KeyError(", ".join(sorted(missing)))
         except (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:
             raise UsageError(f"{path}: not the state of this run ({str(error).splitlines()[0]})") from None
     return stepper, state

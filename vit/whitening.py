@@ -9,7 +9,7 @@ from vit.data import normalise
 # Added to the variances of the principal components of patches of normalised pixels, which reach from 30 down to less
 # than this: what lies below is noise, and is not blown up.
 FLOOR = 0.01
-IMAGES = 5000  # the covariance of 48 numbers needs no more
+IMAGES = 5000  # of which 320,000 patches of 4 x 4 pixels are plenty for the covariance of 48 numbers
 
 
 @torch.no_grad()
@@ -29,12 +29,13 @@ def whiten(embed: nn.Conv2d, images: Tensor) -> None:
     """
     assert embed.bias is not None
     width, side = embed.weight.shape[0], embed.weight.shape[-1]
-    patches = F.unfold(normalise(images[:IMAGES]), side, stride=side)  # (M, C*P*P, N)
+    # On the CPU, as all initial weights are drawn: they do not depend on the device, some of which have no float64.
+    patches = F.unfold(normalise(images[:IMAGES].cpu()), side, stride=side)  # (M, C*P*P, N)
     patches = patches.transpose(0, 1).flatten(1).double()  # (C*P*P, M*N)
     variances, components = torch.linalg.eigh(patches @ patches.T / patches.shape[1])
     # Symmetric, as the signs of components are up to the library that finds them.
     whitening = components * (variances + FLOOR).rsqrt() @ components.T
-    rotation = torch.empty(width, len(variances), dtype=torch.double)  # drawn on the CPU, as all initial weights are
+    rotation = torch.empty(width, len(variances), dtype=torch.double)
     nn.init.orthogonal_(rotation, gain=(max(1, width / len(variances)) / 3) ** 0.5)
-    embed.weight.copy_((rotation.to(whitening) @ whitening).view_as(embed.weight))
+    embed.weight.copy_((rotation @ whitening).view_as(embed.weight))
     nn.init.zeros_(embed.bias)

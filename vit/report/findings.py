@@ -11,8 +11,7 @@ from typing import Literal
 import numpy as np
 
 from vit.report.arms import COSTS, Arm, Quantity, common_seeds, costs_of, quantity, spread
-from vit.statistics import Claim as Claimed
-from vit.statistics import McNemar, Paired, Verdict, holm, mcnemar, paired, verdict
+from vit.statistics import Expectation, McNemar, Paired, Verdict, holm, mcnemar, paired, verdict
 from vit.study import Claim, Study
 
 ACCURACY = "test/acc"
@@ -45,7 +44,7 @@ class Difference:
             return points / 100
         return relative * abs(self.reference)
 
-    def judge(self, margin: float, expects: Claimed) -> Verdict:
+    def judge(self, margin: float, expects: Expectation) -> Verdict:
         return verdict(self.paired, self.p, margin, expects) if self.paired else "undecided"
 
     def read(self, margin: float) -> Reading:

@@ -105,8 +105,12 @@ def between(test: Difference) -> str:
 
 def said(test: Difference, margin: float) -> str:
     """A reading with its sign, e.g. `▲ higher, within the margin`."""
-    reading = test.read(margin)
-    return f"{SIGNS[reading]} {reading}{', within the margin' * test.small(margin)}"
+    return f"{SIGNS[test.read(margin)]} {read_words(test, margin)}"
+
+
+def read_words(test: Difference, margin: float) -> str:
+    """A reading, e.g. `higher, within the margin`."""
+    return f"{test.read(margin)}{', within the margin' * test.small(margin)}"
 
 
 def p_text(test: Difference) -> str:
