@@ -188,7 +188,7 @@ def test_rows_of_other_settings_are_refused(project: Path) -> None:
     for name in ("quickstart", "quickstart_one_head"):
         path = project / f"configs/{name}.yaml"
         path.write_text(path.read_text().replace("epochs: 4", "epochs: 5"))
-    with pytest.raises(UsageError, match="seed 0 was trained with train.epochs 4, not 5 as the study now says"):
+    with pytest.raises(UsageError, match=r"seed 0 was trained with train.epochs 4, not 5 as the study now says"):
         readme(project, "")
 
 
