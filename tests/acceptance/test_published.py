@@ -55,14 +55,6 @@ def test_its_card_tells_its_accuracy(checkpoint: str, cifar: tuple[data.Split, d
     assert f"{100 * described:.2f}%" in (ROOT / checkpoint / "README.md").read_text()
 
 
-def test_it_goes_to_timm_with_equal_logits(checkpoint: str, cifar: tuple[data.Split, data.Split]) -> None:
-    model = vit.load(ROOT / checkpoint)
-    theirs = vit.to_timm(model).eval()
-    x = data.normalise(cifar[1][0][:64])
-    with torch.no_grad():
-        torch.testing.assert_close(theirs(x), model(x), atol=1e-4, rtol=1e-4)
-
-
 def test_it_is_exported(checkpoint: str, tmp_path: Path) -> None:
     command("-m", "vit.export", checkpoint, "--format=torch", f"--output={tmp_path / 'model.pt2'}")
     assert (tmp_path / "model.pt2").stat().st_size > 1e6
