@@ -112,6 +112,8 @@ class TestPublishing:
         card = (target / "README.md").read_text()
         assert "| training cost | 2 PFLOP, 4.5 core-minutes |" in card
         assert "(../one_head/README.md)" in card
+        assert "| whiten | False |" in card
+        assert "relative bias" not in card
         assert "Validation (50 training images left out) chose the weights" in card
         assert f"| test accuracy as the training read it, in float32 | {summary['test/acc']:.2%} |" in card
         assert str(tmp_path) not in card + (target / "config.json").read_text()

@@ -17,7 +17,10 @@ datasets:
 ---"""
 
 # Settings that a reader looks for first; all of them are in config.json.
-SHOWN = ("train.epochs", "train.batch_size", "optim.name", "optim.lr", "augment.policy", "seed", "init")
+SHOWN = (
+    *("train.epochs", "train.batch_size", "optim.name", "optim.lr", "augment.crop", "augment.policy"),
+    *("whiten", "seed", "init"),
+)
 
 ACCURACIES = {
     "test/acc": "test accuracy",
@@ -50,7 +53,7 @@ def card(description: dict[str, Any], title: str, source: str, twin: str | None 
 Classifies {model.image_size} x {model.image_size} colour images into {", ".join(description["labels"])}.
 
 {model.depth} blocks, dim {model.dim}, heads {model.heads}, patch {model.patch_size}, \
-MLP ratio {model.mlp_ratio}.{beside}
+MLP ratio {model.mlp_ratio}{", relative bias" * model.relative_bias}.{beside}
 
 | measured | value |
 |---|---|
