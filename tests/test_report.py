@@ -515,7 +515,7 @@ def test_the_command_writes_a_page_or_says_what_is_missing(tmp_path: Path) -> No
     done = report(tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["page"] == str(tmp_path / "quickstart/index.html")
-    assert "Undecided: " in text_of(tmp_path / "quickstart/index.html")  # three seeds
+    assert "4 heads against 1: " in text_of(tmp_path / "quickstart/index.html")
 
 
 def specs_of(page: Path) -> dict[str, Any]:
