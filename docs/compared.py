@@ -5,6 +5,7 @@ from pathlib import Path
 
 from studies import findings, results
 from tables import deviation, mean, paragraph, span, table
+from trained import summary
 
 from vit.report.findings import ACCURACY, Findings
 from vit.report.wording import amount, between, effect, p_text, read_words, said
@@ -102,3 +103,26 @@ def fast_path_accuracies(root: Path, column: str) -> list[list[float]]:
     """Of each arm."""
     rows = results(root, "fast_path").rows.values()
     return [[float(row[column]) for row in rows if row["arm"] == arm] for arm in ("plain", "fast")]
+
+
+def ablation(root: Path) -> str:
+    """Of the study of the recipe's pieces: each arm's settings, accuracy and distance to the recipe, worst first."""
+    found = results(root, "ablation")
+    rows = {arm: {row["seed"]: row for row in found.rows.values() if row["arm"] == arm} for arm in found.study.arms}
+    recipe = rows.pop("recipe")
+
+    def points(arm: str, column: str) -> list[float]:
+        return [100 * (float(row[column]) - float(recipe[seed][column])) for seed, row in rows[arm].items()]
+
+    known = summary(list(recipe.values()))
+    lines = [["the recipe", "", known.accuracy, "", "", known.cost, str(len(recipe))]]
+    for arm in sorted(rows, key=lambda arm: statistics.mean(points(arm, ACCURACY))):
+        known = summary(list(rows[arm].values()))
+        settings = " ".join(f"`{key}={str(value).lower()}`" for key, value in found.study.arms[arm].items())
+        test, validation = points(arm, ACCURACY), points(arm, "best/val_acc")
+        cells = [arm.replace("_", " "), settings, known.accuracy]
+        spread = f"{statistics.mean(test):+.2f} ({min(test):+.2f} to {max(test):+.2f})"
+        cells += [each.replace("-", "\N{MINUS SIGN}") for each in (spread, f"{statistics.mean(validation):+.2f}")]
+        lines.append([*cells, known.cost, str(len(test))])
+    columns = ["change", "settings that differ", "test accuracy, %", "points from the recipe (each seed)"]
+    return table([*columns, "the same on validation", "cost of training", "n (seeds)"], lines)
