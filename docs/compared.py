@@ -4,13 +4,16 @@ import statistics
 from pathlib import Path
 
 from studies import findings, results
-from tables import deviation, mean, paragraph, span, table
+from tables import Row, deviation, mean, paragraph, points, span, table
 from trained import summary
 
+from vit.checks import UsageError
 from vit.report.findings import ACCURACY, Findings
 from vit.report.wording import amount, between, effect, p_text, read_words, said
+from vit.statistics import LEVEL
 
 SECONDS = "compute/train_seconds"
+VALIDATION = "best/val_acc"
 
 
 def heads(root: Path) -> str:
@@ -65,64 +68,81 @@ def learning_rates(root: Path, study: str) -> str:
         rates.setdefault(run.choice["optim.lr"], []).append(found.rows[run.key]["best/val_acc"])
     lines = []
     for arm, rates in sorted(tried.items()):
+        seeds = span([len(accuracies) for accuracies in rates.values()], "d")
         cells = []
         for rate, accuracies in sorted(rates.items()):
             text = f"{rate:g}: {mean([float(each) for each in accuracies]) if all(accuracies) else 'diverged'}"
             cells.append(f"**{text}**" if rate == chosen[arm]["optim.lr"] else text)
-        lines.append([arm, ", ".join(cells), str(len(accuracies))])
+        lines.append([arm, ", ".join(cells), seeds])
     return table(["arm", "learning rate: validation accuracy, %", "n (seeds)"], lines)
 
 
 def fast_path(root: Path) -> str:
-    """Whether what makes a training fast costs accuracy."""
+    """Whether what makes a training fast costs accuracy.
+
+    Raises:
+        UsageError: it does, or its seeds are enough to say more than that no loss was seen.
+    """
     found = findings(root, "fast_path")
     test = found.tests["fast against plain", ACCURACY]
+    if test.read(found.margin) != "undecided" or found.least_p < LEVEL:
+        raise UsageError("the rows of fast_path no longer bear the words 'too few': write them anew")
     plain, fast = (list(arm.values[ACCURACY].values()) for arm in found.arms_of(test.label))
     return paragraph(f"""
-        **What makes it fast costs no accuracy that was seen.** Four epochs of the quickstart's model with two heads and
+        **What makes it fast costs no accuracy that was seen**, though {len(plain)} seeds are too few to find a loss or
+        to rule one out. Four epochs of the quickstart's model with two heads and
         neither whitening nor relative bias, as plain PyTorch would train it (float32, whole batches, not compiled),
         reach {mean(plain)} %, with everything that makes it fast {mean(fast)} %: {effect(test)},
         {read_words(test, found.margin)}. `python compare.py configs/studies/fast_path.yaml`, rows in
         [reports/fast_path/results.csv](reports/fast_path/results.csv).""")
 
 
-def validation_spread(root: Path) -> str:
-    """Of a short training's validation accuracy over seeds, in points, smallest to largest of the arms."""
-    return span([deviation(accuracies) for accuracies in fast_path_accuracies(root, "best/val_acc")], ".2f")
-
-
 def seed_spread(root: Path) -> str:
-    """Of a short training's test accuracy over seeds, in points, smallest to largest of the arms, and its level."""
-    arms = fast_path_accuracies(root, ACCURACY)
-    points = span([deviation(accuracies) for accuracies in arms], ".2f")
+    """Of the quickstart's accuracy over seeds, in points, smallest to largest of the arms, and its level."""
+    arms = quickstart_accuracies(root, ACCURACY)
     level = span([100 * statistics.mean(accuracies) for accuracies in arms], ".1f")
-    return f"{points} points at {level} % (n = {span([len(accuracies) for accuracies in arms], 'd')} seeds an arm)"
+    return (
+        f"{spread(arms)} points at {level} % (n = {span([len(accuracies) for accuracies in arms], 'd')} seeds an arm)"
+    )
 
 
-def fast_path_accuracies(root: Path, column: str) -> list[list[float]]:
-    """Of each arm."""
-    rows = results(root, "fast_path").rows.values()
-    return [[float(row[column]) for row in rows if row["arm"] == arm] for arm in ("plain", "fast")]
+def validation_spread(root: Path) -> str:
+    """The same of validation, and of the difference between two runs of one seed, here of four heads and one."""
+    arms = quickstart_accuracies(root, VALIDATION)
+    paired = [a - b for a, b in zip(*arms, strict=True)]
+    return f"{spread(arms)} points, and {spread([paired])} that of the difference between two runs with one seed,"
+
+
+def spread(arms: list[list[float]]) -> str:
+    return span([deviation(accuracies) for accuracies in arms], ".2f")
+
+
+def quickstart_accuracies(root: Path, column: str) -> list[list[float]]:
+    """Of the final runs of each arm, in the order of their seeds."""
+    found = results(root, "quickstart")
+    rows = sorted((row for row in found.rows.values() if row["phase"] == "final"), key=lambda row: int(row["seed"]))
+    return [[float(row[column]) for row in rows if row["arm"] == arm] for arm in found.study.arms]
 
 
 def ablation(root: Path) -> str:
-    """Of the study of the recipe's pieces: each arm's settings, accuracy and distance to the recipe, worst first."""
+    """Of the study of the recipe's pieces: each arm's settings, accuracy and distance to the recipe, worst first by
+    validation."""
     found = results(root, "ablation")
-    rows = {arm: {row["seed"]: row for row in found.rows.values() if row["arm"] == arm} for arm in found.study.arms}
+    rows: dict[str, dict[str, Row]] = {arm: {} for arm in found.study.arms}
+    for row in found.rows.values():
+        if row[ACCURACY]:  # it did not diverge
+            rows[row["arm"]][row["seed"]] = row
     recipe = rows.pop("recipe")
 
-    def points(arm: str, column: str) -> list[float]:
-        return [100 * (float(row[column]) - float(recipe[seed][column])) for seed, row in rows[arm].items()]
+    def differences(arm: str, column: str) -> list[float]:
+        return [float(row[column]) - float(recipe[seed][column]) for seed, row in rows[arm].items()]
 
     known = summary(list(recipe.values()))
-    lines = [["the recipe", "", known.accuracy, "", "", known.cost, str(len(recipe))]]
-    for arm in sorted(rows, key=lambda arm: statistics.mean(points(arm, ACCURACY))):
+    lines = [["the recipe", "", "", "", known.accuracy, known.cost, str(len(recipe))]]
+    for arm in sorted(rows, key=lambda arm: statistics.mean(differences(arm, VALIDATION))):
         known = summary(list(rows[arm].values()))
         settings = " ".join(f"`{key}={str(value).lower()}`" for key, value in found.study.arms[arm].items())
-        test, validation = points(arm, ACCURACY), points(arm, "best/val_acc")
-        cells = [arm.replace("_", " "), settings, known.accuracy]
-        spread = f"{statistics.mean(test):+.2f} ({min(test):+.2f} to {max(test):+.2f})"
-        cells += [each.replace("-", "\N{MINUS SIGN}") for each in (spread, f"{statistics.mean(validation):+.2f}")]
-        lines.append([*cells, known.cost, str(len(test))])
-    columns = ["change", "settings that differ", "test accuracy, %", "points from the recipe (each seed)"]
-    return table([*columns, "the same on validation", "cost of training", "n (seeds)"], lines)
+        cells = [arm.replace("_", " "), settings, *(points(differences(arm, each)) for each in (VALIDATION, ACCURACY))]
+        lines.append([*cells, known.accuracy, known.cost, str(len(rows[arm]))])
+    columns = ["change", "settings that differ", "points of validation accuracy (smallest to largest of the seeds)"]
+    return table([*columns, "of test accuracy", "test accuracy, %", "cost of training", "n (seeds)"], lines)

@@ -1,24 +1,58 @@
-"""Trials of the recipe, from reports/recipe/trials.csv: one row a training, on validation alone."""
+"""Trials of the recipe, from reports/recipe/trials.csv: one row a training, chosen by validation.
+
+A row's `control` names the change, of the same base or another, that it was meant to be compared with.
+"""
 
 import statistics
 from itertools import groupby
 from pathlib import Path
 
-from tables import read, table
+from tables import Row, points, read, table
+
+from vit.checks import UsageError
+
+Runs = dict[str, Row]  # of one change, by seed
 
 
 def trials(root: Path, base: str) -> str:
-    """All trials of one base, in the order of the file; runs of the same change that differ in seed are one line."""
-    rows = [row for row in read(root / "reports/recipe/trials.csv") if row["base"] == base]
+    """All trials of one base, numbered in the order of the file; runs of the same change that differ in seed are one
+    line.
+
+    Raises:
+        UsageError: runs of one change differ in more than the seed.
+        KeyError: there is no such base, or a control lacks one of the seeds.
+    """
+    path = root / "reports/recipe/trials.csv"
+    found: dict[str, dict[str, Runs]] = {}  # by base and change
+    for (each, change), rows in groupby(read(path), key=lambda row: (row["base"], row["change"])):
+        found.setdefault(each, {})[change] = {row["seed"]: row for row in rows}
     lines = []
-    for change, runs in groupby(rows, key=lambda row: row["change"]):
-        same = list(runs)
-        settings, comma, commit = same[0]["settings"].partition(", at commit ")
-        cells = [change, f"`{settings}`{comma}{commit}" if "=" in settings else settings]
-        cells.append(f"{float(same[0]['train_pflop']):.3g}")
-        for column, digits in (("best/val_acc", 2), ("val/loss", 3), ("train/acc", 1)):
-            values = [float(row[column]) * (100 if column.endswith("acc") else 1) for row in same if row[column]]
-            cells.append(f"{statistics.mean(values):.{digits}f}" if values else "")
-        lines.append([*cells, ", ".join(row["seed"] for row in same)])
-    columns = ["change", "settings", "PFLOP", "validation accuracy, %", "its loss", "training accuracy at the end, %"]
-    return table([*columns, "seeds"], lines)
+    for number, (change, runs) in enumerate(found[base].items(), start=1):
+        shared = {(row["settings"], row["control"], row["train_pflop"]) for row in runs.values()}
+        if len(shared) > 1:
+            raise UsageError(f"{path}: {change!r} has runs of other settings, control or PFLOP")
+        ((settings, control, pflop),) = shared
+        settings, comma, commit = settings.partition(", at commit ")
+        cells = [str(number), change, f"`{settings}`{comma}{commit}" if "=" in settings else settings]
+        cells += [f"{float(pflop):.3g}", average(runs, "best/val_acc", 2), ""]
+        if control in found[base]:
+            cells[-1] = f"{difference(runs, found[base][control])} from {list(found[base]).index(control) + 1}"
+        elif control:
+            (other,) = (changes[control] for changes in found.values() if control in changes)
+            cells[-1] = f"{difference(runs, other)} from “{control}” above"
+        lines.append([*cells, average(runs, "val/loss", 3), average(runs, "train/acc", 1), ", ".join(runs)])
+    columns = ["", "change", "settings", "PFLOP", "validation accuracy, %", "points of it (same seeds)", "its loss"]
+    return table([*columns, "training accuracy at the end, %", "seeds"], lines)
+
+
+def difference(runs: Runs, control: Runs) -> str:
+    """In validation accuracy, seed by seed."""
+    return points([float(row["best/val_acc"]) - float(control[seed]["best/val_acc"]) for seed, row in runs.items()])
+
+
+def average(runs: Runs, column: str, digits: int) -> str:
+    """Accuracies in percent. Empty where a seed has no value, as the mean of the others would be of other runs."""
+    if not all(row[column] for row in runs.values()):
+        return ""
+    factor = 100 if column.endswith("acc") else 1
+    return f"{factor * statistics.mean(float(row[column]) for row in runs.values()):.{digits}f}"

@@ -45,6 +45,14 @@ def deviation(fractions: list[float]) -> float:
     return 100 * statistics.stdev(fractions)
 
 
+def points(differences: list[float]) -> str:
+    """Differences of fractions, one a seed, in percentage points: `+0.50 (+0.34 to +0.64)`, their mean and, if there
+    are more than one, the extremes."""
+    both = [100 * each for each in differences]
+    extremes = f" ({min(both):+.2f} to {max(both):+.2f})" if len(both) > 1 else ""
+    return f"{statistics.mean(both):+.2f}{extremes}".replace("-", "\N{MINUS SIGN}")
+
+
 def span(values: list[float], form: str) -> str:
     """`1.2 to 1.3`, or one number where both ends look the same."""
     ends = [format(value, form) for value in (min(values), max(values))]
