@@ -22,6 +22,17 @@ LADDER = ("quickstart", "cpu_30min", "cpu_2h", "speedrun", "best", "speedrun_cpu
 NOT_YET = "not yet measured"
 
 
+# What the ladder is meant to reach: words for the budget, the rung, and test accuracy in percent.
+AIMS = (
+    ("in 5 minutes on two CPU cores", "speedrun_cpu", 75),
+    ("in 30 minutes on two CPU cores", "cpu_30min", 84),
+    ("in 2 hours on two CPU cores", "cpu_2h", 88),
+    ("with 1 PFLOP of training", "cpu_2h", 90),
+    ("with 5 PFLOP of training", "speedrun", 94),
+    ("on one GPU", "best", 96.5),
+)
+
+
 @dataclass(frozen=True)
 class Measured:
     """The runs of one config. Accuracies are fractions of the test split, one a seed; minutes are the mean of a run."""
@@ -29,6 +40,7 @@ class Measured:
     accuracies: list[float]
     minutes: float
     unit: str  # "core-minutes" or "GPU-minutes"
+    seconds: float  # the mean by the clock
     machine: str
 
     @property
@@ -80,11 +92,13 @@ def summary(rows: list[Row]) -> Measured:
     counts, units = zip(*(units_of(row["device"]) for row in rows), strict=True)
     if len(set(units)) > 1:
         raise UsageError(f"runs of one arm on a GPU and on a CPU: {', '.join(sorted({row['device'] for row in rows}))}")
-    minutes = [count * float(row["compute/train_seconds"]) / 60 for count, row in zip(counts, rows, strict=True)]
+    seconds = [float(row["compute/train_seconds"]) for row in rows]
+    minutes = [count * each / 60 for count, each in zip(counts, seconds, strict=True)]
     return Measured(
         [float(row["test/acc"]) for row in rows],
         statistics.mean(minutes),
         f"{units[0]}-minutes",
+        statistics.mean(seconds),
         " and ".join(sorted({machine_of(row) for row in rows})),
     )
 
@@ -121,27 +135,36 @@ def results(root: Path) -> str:
     return table(columns, lines)
 
 
+def aims(root: Path) -> str:
+    """What the ladder is meant to reach, and what it reached."""
+    lines = []
+    for budget, name, percent in AIMS:
+        cells = [f"{percent} % {budget}", f"`{name}`", f"{pflop(config_of(root, name))}"]
+        known = measured(root, name)
+        reached = ["", NOT_YET, "", ""]
+        if known:
+            reached = [f"{known.seconds / 60:.1f}", known.accuracy, str(len(known.accuracies)), known.machine]
+        lines.append([*cells, *reached])
+    return table(["aim", "config", "PFLOP", "minutes", "test accuracy, %", "n (seeds)", "machine"], lines)
+
+
 def header(root: Path, name: str) -> list[str]:
-    """The comment lines of a config after the first, which is its command; [] if it is not yet measured."""
-    known = measured(root, name)
+    """The comment lines of a config after the first, which is its command."""
+    known, cost = measured(root, name), f"{pflop(config_of(root, name))} PFLOP"
     if known is None:
-        return []
+        return [f"# test accuracy {NOT_YET}, {cost}."]
     n = len(known.accuracies)
     sure = f"n = {n} seeds, sd {deviation(known.accuracies):.2f} points" if n > 1 else "n = 1 seed"
-    text = (
-        f"{mean(known.accuracies)} % test accuracy ({sure}), {pflop(config_of(root, name))} PFLOP, "
-        f"{known.cost} of training on {known.machine}."
-    )
+    text = f"{mean(known.accuracies)} % test accuracy ({sure}), {cost}, {known.cost} of training on {known.machine}."
     return [f"# {line}" for line in textwrap.wrap(text, 118, break_on_hyphens=False)]
 
 
 def with_header(root: Path, name: str) -> str:
     """A config's text, with its header as it should be."""
     first, *rest = (root / "configs" / f"{name}.yaml").read_text().splitlines()
-    lines = header(root, name)
-    while lines and rest and rest[0].startswith("#"):
+    while rest and rest[0].startswith("#"):
         rest.pop(0)
-    return "\n".join([first, *lines, *rest]) + "\n"
+    return "\n".join([first, *header(root, name), *rest]) + "\n"
 
 
 def accuracy(root: Path, name: str) -> str:
@@ -161,8 +184,7 @@ def time_to_80(root: Path) -> str:
         raise UsageError(f"configs/speedrun_cpu.yaml: {NOT_YET}")
     ahead("80 %", statistics.mean(known.accuracies) / 0.8)
     each = ", ".join(mean([accuracy]) for accuracy in known.accuracies)
-    seconds = statistics.mean(float(row["compute/train_seconds"]) for row in rows_of(root, "speedrun_cpu"))
     return paragraph(f"""
         **Time to 80 %** test accuracy on {known.machine}, of whole trainings (`python compare.py
-        configs/studies/speedrun_cpu.yaml`): {each} %, mean **{mean(known.accuracies)} % in {seconds:.0f} seconds and
-        {pflop(config_of(root, "speedrun_cpu"))} PFLOP**, compilation and evaluation outside the clock.""")
+        configs/studies/speedrun_cpu.yaml`): {each} %, mean **{mean(known.accuracies)} % in {known.seconds:.0f} seconds
+        and {pflop(config_of(root, "speedrun_cpu"))} PFLOP**, compilation and evaluation outside the clock.""")

@@ -120,15 +120,20 @@ def gradients(stepper: Stepper) -> torch.Tensor:
     [({"compile": True}, 1e-3), ({"precision": "bf16"}, 0.05), ({"precision": "bf16", "compile": True}, 0.05)],
 )
 @pytest.mark.parametrize("heads", [1, 8])
-def test_gradients_are_those_of_float32(images: Any, heads: int, settings: dict[str, Any], bound: float) -> None:
-    """Whatever kernels compiling, bfloat16 and the width of a head bring in."""
-    expected = gradients(open_stepper(images, heads=heads, drop_path=0.0))
-    found = gradients(open_stepper(images, heads=heads, drop_path=0.0, **settings))
+@pytest.mark.parametrize("biased", [False, True])
+def test_gradients_are_those_of_float32(
+    images: Any, heads: int, biased: bool, settings: dict[str, Any], bound: float
+) -> None:
+    """Whatever kernels compiling, bfloat16, a relative bias and the width of a head bring in."""
+    model = {"heads": heads, "relative_bias": biased, "drop_path": 0.0}
+    expected = gradients(open_stepper(images, **model))
+    found = gradients(open_stepper(images, **model, **settings))
     assert (found - expected).norm() < bound * expected.norm()
 
 
-def test_a_compiled_step_is_replayed(images: Any) -> None:
-    stepper = open_stepper(images, compile=True)
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_compiled_step_is_replayed(images: Any, biased: bool) -> None:
+    stepper = open_stepper(images, compile=True, relative_bias=biased)
     state = take(stepper)
     assert stepper.graph is not None
     assert stepper.graph.calls == 12

@@ -1,5 +1,6 @@
 """Every measured number that README, docs/ and the configs state is what its csv file says."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -70,6 +71,19 @@ def test_the_configs_of_a_rung_are_what_was_trained(rung: str, monkeypatch: pyte
     if not (ROOT / f"reports/{rung}/results.csv").exists():
         pytest.skip("not yet measured")
     check_configs_are_what_was_trained(ROOT, rung)
+
+
+@pytest.mark.parametrize("arm", ["multi_head", "one_head"])
+def test_a_published_checkpoint_is_of_a_run_that_has_a_row(arm: str) -> None:
+    """Of cpu_2h as it is now: its settings, its commit, its accuracy and what it cost."""
+    card = json.loads((ROOT / f"checkpoints/{arm}/config.json").read_text())
+    (row,) = (row for row in trained.rows_of(ROOT, f"cpu_2h{'_one_head' * (arm == 'one_head')}") if row["seed"] == "0")
+    settings, results = card["training"], card["results"]
+    assert {key: settings[key] for key in json.loads(row["settings"])} == json.loads(row["settings"])
+    assert results["commit"] == row["commit"]
+    assert results["train/test_acc"] == float(row["test/acc"])
+    for cost in ("compute/train_flops", "compute/train_seconds"):
+        assert results[cost] == float(row[cost])
 
 
 def test_the_page_of_the_finding_is_of_its_rows() -> None:
@@ -172,7 +186,7 @@ def test_headers_come_from_the_same_rows(project: Path) -> None:
         "3 core-minutes of training on Some CPU, 2 threads, bfloat16."
     )
     assert first_setting == "model:"
-    assert texts["speedrun"][1] == "# not yet measured"
+    assert texts["speedrun"][1] == "# test accuracy not yet measured, 0.016 PFLOP."
 
 
 def test_the_twin_has_what_was_chosen_for_it(project: Path) -> None:
