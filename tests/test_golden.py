@@ -32,7 +32,7 @@ were measured on an Intel Xeon with AVX-512, PyTorch 2.14.1: the largest differe
 | | | no flips; moves by 1 pixel, not 2 | 2.2e-2, 3.7e-2 and more |
 
 Of the recipe, on an AMD EPYC: at most 2.4e-7 with other threads and instruction sets; 5.2e-5 with the whitening's floor
-+ 1 %, 2.8e-4 with a bias that learns 14 times as fast instead of 15. The other two are there within 2.3e-7 of the Xeon's.
++ 1 %, 2.8e-4 with a bias that learns 14 times as fast instead of 15. The other two are within 2.3e-7 of the Xeon's.
 
 1.2e-7 is the last bit of a float32 loss. Rounding does not grow within these steps. On the verge of diverging it does:
 with learning rates of 0.2 and 0.02, one head, it was up to 2e-6 after 15 steps and 2e-2 after 30.

@@ -19,8 +19,8 @@ def whiten(embed: nn.Conv2d, images: Tensor) -> None:
     Neighbouring pixels are nearly equal, so that random weights see little but a patch's mean colour. Here a patch's
     principal components are divided by the root of their variance plus FLOOR (ZCA whitening, Bell & Sejnowski 1997; as
     a first layer on CIFAR-10: Coates & Ng 2011, Page 2019, Jordan 2024, arXiv 2404.00498), so that strong ones become
-    equal and noise remains small, and an orthogonal matrix takes the result to D outputs. The weight is trained on like
-    any other.
+    equal and noise remains small, and an orthogonal matrix takes the result to D outputs. It is then trained like any
+    other weight.
 
     Args:
         embed: its weight is (D, C, P, P), its bias (D,). The outputs' mean square would be 1/3 without FLOOR, as
