@@ -43,7 +43,9 @@ PARTS: dict[str, Callable[[Path], str]] = {
     "export_latency": speed.export_latency,
     **{
         f"trials_{base}": partial(search.trials, base=base)
-        for base in ("d64", "neighbours", "first_look", "whitenings", "both", "d128", "d128_long", "h200")
+        for base in (
+            *("d64", "neighbours", "first_look", "whitenings", "both", "d128", "d128_long", "small_data", "h200"),
+        )
     },
 }
 
