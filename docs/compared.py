@@ -120,7 +120,8 @@ def spread(arms: list[list[float]]) -> str:
 def quickstart_accuracies(root: Path, column: str) -> list[list[float]]:
     """Of the final runs of each arm, in the order of their seeds."""
     found = results(root, "quickstart")
-    rows = sorted((row for row in found.rows.values() if row["phase"] == "final"), key=lambda row: int(row["seed"]))
+    final = [row for row in found.rows.values() if row["phase"] == "final" and row[ACCURACY]]
+    rows = sorted(final, key=lambda row: int(row["seed"]))
     return [[float(row[column]) for row in rows if row["arm"] == arm] for arm in found.study.arms]
 
 

@@ -11,6 +11,7 @@ from tables import Row, points, read, table
 
 from vit.checks import UsageError
 
+BASES = ("d64", "neighbours", "first_look", "whitenings", "both", "d128", "d128_long", "small_data", "h200")
 Runs = dict[str, Row]  # of one change, by seed
 
 

@@ -41,12 +41,7 @@ PARTS: dict[str, Callable[[Path], str]] = {
     "against_peers": speed.against_peers,
     "scaling": speed.scaling,
     "export_latency": speed.export_latency,
-    **{
-        f"trials_{base}": partial(search.trials, base=base)
-        for base in (
-            *("d64", "neighbours", "first_look", "whitenings", "both", "d128", "d128_long", "small_data", "h200"),
-        )
-    },
+    **{f"trials_{base}": partial(search.trials, base=base) for base in search.BASES},
 }
 
 

@@ -176,6 +176,51 @@ def test_the_ladder_is_made_of_the_studies_there_are(project: Path) -> None:
     ]
 
 
+TRIALS = """base,change,control,settings,seed,train_pflop,best/val_acc,val/loss,train/acc
+d64,none,,,0,0.02,0.70,0.9,
+d64,none,,,1,0.02,0.80,0.8,
+d64,wider,none,model.dim=96,1,0.03,0.81,0.7,0.9
+d128,deeper,wider,"model.depth=8, at commit abc",1,0.04,0.80,0.6,
+"""
+
+
+def test_a_trial_is_compared_with_its_control_seed_by_seed(project: Path) -> None:
+    """In the same table by number, in another by name."""
+    (project / "reports/recipe").mkdir()
+    (project / "reports/recipe/trials.csv").write_text(TRIALS)
+    text = readme(project, "\n".join(f"<!-- numbers: trials_{base} -->\n<!-- end -->" for base in ("d64", "d128")))
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    assert [row for row in rows if row[0].isdigit()] == [
+        ["1", "none", "", "0.02", "75.00", "", "0.850", "", "0, 1"],
+        ["2", "wider", "`model.dim=96`", "0.03", "81.00", "+1.00 from 1", "0.700", "90.0", "1"],
+        [
+            "1",
+            "deeper",
+            "`model.depth=8`, at commit abc",
+            "0.04",
+            "80.00",
+            "−1.00 from “wider” above",
+            "0.600",
+            "",
+            "1",
+        ],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("d64,none,,,1,0.02", "d64,none,,,1,0.05", "'none' has runs of other settings, control or PFLOP"),
+        ("d64,wider,none,model.dim=96,1", "d64,wider,none,model.dim=96,2", "its csv file has nothing for '2'"),
+    ],
+)
+def test_trials_that_cannot_be_compared_are_refused(project: Path, old: str, new: str, message: str) -> None:
+    (project / "reports/recipe").mkdir()
+    (project / "reports/recipe/trials.csv").write_text(TRIALS.replace(old, new))
+    with pytest.raises(UsageError, match=message):
+        readme(project, "<!-- numbers: trials_d64 -->\n<!-- end -->")
+
+
 def test_headers_come_from_the_same_rows(project: Path) -> None:
     readme(project, "")
     texts = {path.stem: text.splitlines() for path, text in generate(project).items()}
