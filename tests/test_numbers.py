@@ -180,7 +180,7 @@ TRIALS = """base,change,control,settings,seed,train_pflop,best/val_acc,val/loss,
 d64,none,,,0,0.02,0.70,0.9,
 d64,none,,,1,0.02,0.80,0.8,
 d64,wider,none,model.dim=96,1,0.03,0.81,0.7,0.9
-d128,deeper,wider,"model.depth=8, at commit abc",1,0.04,0.80,0.6,
+d128,deeper,wider,"model.depth=8, at commit a",1,0.04,0.83,0.6,
 """
 
 
@@ -193,17 +193,7 @@ def test_a_trial_is_compared_with_its_control_seed_by_seed(project: Path) -> Non
     assert [row for row in rows if row[0].isdigit()] == [
         ["1", "none", "", "0.02", "75.00", "", "0.850", "", "0, 1"],
         ["2", "wider", "`model.dim=96`", "0.03", "81.00", "+1.00 from 1", "0.700", "90.0", "1"],
-        [
-            "1",
-            "deeper",
-            "`model.depth=8`, at commit abc",
-            "0.04",
-            "80.00",
-            "−1.00 from “wider” above",
-            "0.600",
-            "",
-            "1",
-        ],
+        ["1", "deeper", "`model.depth=8`, at commit a", "0.04", "83.00", "+2.00 from “wider” above", "0.600", "", "1"],
     ]
 
 
