@@ -4,6 +4,7 @@ import errno
 import itertools
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 import vit
+from vit.checks import UsageError
 from vit.cli import door, parse
 from vit.commands import PredictConfig, ReportConfig
 from vit.config import Config
@@ -23,6 +25,14 @@ def test_dashes_in_the_name_of_an_option_are_underscores() -> None:
     config = parse(PredictConfig, ["run", "a-b.png", "--batch-size=8", "--device", "cpu"])
     assert (config.images, config.batch_size) == (["a-b.png"], 8)
     assert parse(Config, ["--train.batch-size", "10", "--train.compile", "--name=a-b"]).name == "a-b"
+
+
+@pytest.mark.parametrize("name", ["missing.yaml", "."])
+def test_a_config_that_is_no_file_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(
+        UsageError, match=f"^--config: there is no file {re.escape(str((tmp_path / name).absolute()))}$"
+    ):
+        parse(Config, ["--config", str(tmp_path / name)])
 
 
 def test_every_run_of_the_sweep_is_a_possible_training_of_its_own() -> None:

@@ -165,7 +165,7 @@ def explain(message: str, types: dict[str, Any]) -> str:
         return f"{found[1]}: expected {describe(types[found[1]])}, got {value[1] if value else 'something else'}"
     if "Problems parsing config" in message:
         return f"--config: the file is not valid YAML ({message.split(':', 1)[1].strip()})"
-    if found := re.search(r"File does not exist: (.*)", message):
+    if found := re.search(r"(?:File does not exist|Path is not a file): '?([^'\n]*)", message):
         return f"--config: there is no file {found[1]}"
     return message
 
