@@ -21,7 +21,7 @@ def main(config: EvalConfig) -> dict[str, Any]:
     device = pick_device(config.device)
     folder = checkpoint.find(config.checkpoint)
     model = checkpoint.load(folder, device)
-    description = checkpoint.described(model)
+    description = checkpoint.description_of(model)
     training = flatten(Config()) | description["training"]
     if model.labels != data.LABELS:
         raise UsageError(

@@ -42,6 +42,7 @@ def main(config: PredictConfig) -> None:
     model = checkpoint.load(config.checkpoint, config.device)
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
+    drawn_into = folder and os.path.realpath(folder)
     write = writer(config.format, model.labels)
     refused = 0
     drawn: Counter[str] = Counter()  # by stem: a folder may hold many pictures of one
@@ -54,9 +55,7 @@ def main(config: PredictConfig) -> None:
 
     def items() -> Iterator[Item]:
         for file in files(config.images, refuse):
-            if folder and os.path.realpath(folder) == os.path.dirname(
-                os.path.realpath(file)
-            ):  # drawn here, into a folder that is read
+            if os.path.dirname(os.path.realpath(file)) == drawn_into:  # a drawing of ours, in a folder that is read
                 continue
             try:
                 picture = open_picture(file)
@@ -70,8 +69,8 @@ def main(config: PredictConfig) -> None:
     total = None if quiet or "-" in config.images else sum(1 for _ in files(config.images, lambda _: None))
     with tqdm(total=total, unit=" pictures", disable=quiet) as bar:
         for batch in batches(items(), config.batch_size or default_batch_size(model)):
-            odds = classify(model, torch.cat([item.pixels for item in batch]))
-            for item, row in zip(batch, odds, strict=True):
+            probabilities = classify(model, torch.cat([item.pixels for item in batch]))
+            for item, row in zip(batch, probabilities, strict=True):
                 predictions = ranked(row, model.labels, config.topk)
                 answer: dict[str, Any] = {"file": item.file, "predictions": predictions}
                 if folder and item.small:
@@ -81,6 +80,8 @@ def main(config: PredictConfig) -> None:
                 write(answer)
             bar.update(len(batch))
     sys.stdout.flush()
+    if folder:
+        say(f"what each head looks at: {folder} ({drawn.total()} drawn)")
     if refused:
         fail(f"{refused} refused, the rest is done", 1)
 
@@ -119,8 +120,8 @@ def writer(form: str, labels: tuple[str, ...]) -> Callable[[dict[str, Any]], Non
     sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
 
     def table(answer: dict[str, Any]) -> None:
-        odds = "   ".join(f"{each['label']:10} {each['score']:7.2%}" for each in answer["predictions"])
-        print(f"{odds}   {printable(answer['file'])}")
+        scores = "   ".join(f"{each['label']:10} {each['score']:7.2%}" for each in answer["predictions"])
+        print(f"{scores}   {printable(answer['file'])}")
 
     rows = csv.writer(sys.stdout, lineterminator="\n")
 

@@ -29,7 +29,7 @@ from vit.augment import augment
 from vit.checks import check, check_types
 from vit.cli import door, say
 from vit.config import AugmentConfig, ViTConfig
-from vit.device import autocast, parts_of, pick_device, precision_dtype
+from vit.device import autocast, micro_batches_of, pick_device, precision_dtype
 
 
 @dataclass
@@ -108,7 +108,7 @@ class Bench:
         """Ours works in parts that fit a CPU's cache, as `vit/stepper.py` does; a plain loop does not."""
         if not name.startswith("ours"):
             return 1
-        return parts_of(self.settings.batch_size, self.device, self.dtype, self.config.tokens)
+        return micro_batches_of(self.settings.batch_size, self.device, self.dtype, self.config.tokens)
 
     def step(self, name: str, x: Tensor, targets: Tensor) -> None:
         model, parts = self.models[name], self.parts(name)

@@ -23,10 +23,10 @@ def heads(root: Path) -> str:
     seconds = found.ratio(label, SECONDS)
     timed = found.tests[label, SECONDS]
     machines = {arm.machines[seed].device for arm in found.arms_of(label) for seed in arm.values[SECONDS]}
-    found_or_not = {"higher": "found", "lower": "found", "equivalent": "equivalent", "undecided": "undecided"}
+    reading = timed.read(timed.margin(found.study.margin))
     return paragraph(f"""
         **At equal parameters and FLOPs, each tuned, four heads reach {reached(found, label)};
-        training takes {seconds:.2f} times as long ({found_or_not[timed.read(timed.margin(found.study.margin))]} with
+        training takes {seconds:.2f} times as long ({"found" if reading in ("higher", "lower") else reading} with
         n = {len(timed.differences)} on {" or ".join(machines)}).**""")
 
 

@@ -4,7 +4,6 @@ A row's `control` names the change, of the same base or another, that it was mea
 """
 
 import statistics
-from itertools import groupby
 from pathlib import Path
 
 from tables import Row, points, read, table
@@ -20,13 +19,16 @@ def trials(root: Path, base: str) -> str:
     line.
 
     Raises:
-        UsageError: runs of one change differ in more than the seed.
+        UsageError: runs of one change differ in more than the seed or share one, or there is no such control.
         KeyError: there is no such base, or a control lacks one of the seeds.
     """
     path = root / "reports/recipe/trials.csv"
     found: dict[str, dict[str, Runs]] = {}  # by base and change
-    for (each, change), rows in groupby(read(path), key=lambda row: (row["base"], row["change"])):
-        found.setdefault(each, {})[change] = {row["seed"]: row for row in rows}
+    for row in read(path):
+        runs = found.setdefault(row["base"], {}).setdefault(row["change"], {})
+        if row["seed"] in runs:
+            raise UsageError(f"{path}: {row['base']}, {row['change']!r}: seed {row['seed']} has two rows")
+        runs[row["seed"]] = row
     lines = []
     for number, (change, runs) in enumerate(found[base].items(), start=1):
         shared = {(row["settings"], row["control"], row["train_pflop"]) for row in runs.values()}
@@ -39,8 +41,10 @@ def trials(root: Path, base: str) -> str:
         if control in found[base]:
             cells[-1] = f"{difference(runs, found[base][control])} from {list(found[base]).index(control) + 1}"
         elif control:
-            (other,) = (changes[control] for changes in found.values() if control in changes)
-            cells[-1] = f"{difference(runs, other)} from “{control}” above"
+            others = [changes[control] for changes in found.values() if control in changes]
+            if len(others) != 1:
+                raise UsageError(f"{path}: {change!r}: {len(others)} bases have its control, {control!r}")
+            cells[-1] = f"{difference(runs, others[0])} from “{control}” above"
         lines.append([*cells, average(runs, "val/loss", 3), average(runs, "train/acc", 1), ", ".join(runs)])
     columns = ["", "change", "settings", "PFLOP", "validation accuracy, %", "points of it (same seeds)", "its loss"]
     return table([*columns, "training accuracy at the end, %", "seeds"], lines)

@@ -87,8 +87,10 @@ def summary(rows: list[Row]) -> Measured:
     """Means of the runs of one config.
 
     Raises:
-        UsageError: some ran on a GPU and some on a CPU, whose minutes have no common mean.
+        UsageError: some ran on a GPU and some on a CPU, or one on several devices: their minutes have no mean.
     """
+    if moved := [row["device"] for row in rows if ", then " in row["device"]]:
+        raise UsageError(f"a run that went from one device to another has no minutes: {moved[0]}")
     counts, units = zip(*(units_of(row["device"]) for row in rows), strict=True)
     if len(set(units)) > 1:
         raise UsageError(f"runs of one arm on a GPU and on a CPU: {', '.join(sorted({row['device'] for row in rows}))}")

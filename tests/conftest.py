@@ -17,6 +17,17 @@ ROOT = Path(__file__).parents[1]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
+# What depends on the clock or the memory of the machine; all else is reproducible.
+OF_THE_MACHINE = (
+    "compute/train_seconds",
+    "train/images_per_second",
+    "compute/mfu",
+    "compute/peak_memory_bytes",
+    "inference/batch_1_seconds",
+    "inference/batch_256_seconds",
+)
+
+
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """The folder with CIFAR-10, downloaded if need be: the one that `make train` uses."""

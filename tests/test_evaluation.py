@@ -80,7 +80,7 @@ class TestTestTimeAugmentation:
         correct = plain = 0
         model.eval()
         for image, label in zip(images, labels, strict=True):
-            odds = torch.zeros(10)
+            probabilities = torch.zeros(10)
             for mirrored in (False, True):
                 for down, right in ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)):
                     view = normalise(image[None]).roll((down, right), (2, 3))
@@ -88,8 +88,8 @@ class TestTestTimeAugmentation:
                         view[:, :, 0 if down > 0 else -1] = 0
                     if right:
                         view[:, :, :, 0 if right > 0 else -1] = 0
-                    odds += model(view.flip(3) if mirrored else view)[0].softmax(dim=0).detach() / 10
-            correct += int(odds.argmax() == label)
+                    probabilities += model(view.flip(3) if mirrored else view)[0].softmax(dim=0).detach() / 10
+            correct += int(probabilities.argmax() == label)
             plain += int(model(normalise(image[None])).argmax() == label)
         model.train()
         assert augmented_accuracy(model, images, labels, 64, nullcontext()) == correct / 300

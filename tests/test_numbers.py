@@ -82,6 +82,7 @@ def test_a_published_checkpoint_is_of_a_run_that_has_a_row(arm: str) -> None:
     assert {key: settings[key] for key in json.loads(row["settings"])} == json.loads(row["settings"])
     assert results["commit"] == row["commit"]
     assert results["train/test_acc"] == float(row["test/acc"])
+    assert results["val/acc"] == float(row["best/val_acc"])
     for cost in ("compute/train_flops", "compute/train_seconds"):
         assert results[cost] == float(row[cost])
 

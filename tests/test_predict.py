@@ -97,10 +97,12 @@ class TestPython:
     def test_scores_are_the_models_probabilities_in_order(self, folder: Path, images: torch.Tensor) -> None:
         model = vit.load(folder)
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            odds = model(model.preprocess(images[3])).float().softmax(dim=1)[0]
+            probabilities = model(model.preprocess(images[3])).float().softmax(dim=1)[0]
         found = model.predict(images[3], topk=10)
-        assert [each["label"] for each in found] == [data.LABELS[i] for i in odds.argsort(descending=True)]
-        torch.testing.assert_close(torch.tensor([each["score"] for each in found]), odds.sort(descending=True).values)
+        assert [each["label"] for each in found] == [data.LABELS[i] for i in probabilities.argsort(descending=True)]
+        torch.testing.assert_close(
+            torch.tensor([each["score"] for each in found]), probabilities.sort(descending=True).values
+        )
         assert model.predict(images[3], topk=2) == found[:2]
         assert model.predict(images[3], topk=99) == found
         assert len(model.predict(images[3])) == 5

@@ -35,7 +35,10 @@ def test_every_point_of_the_sweep_is_a_training(monkeypatch: pytest.MonkeyPatch)
     values = [[f"--{key}={value}" for value in each["values"]] for key, each in SWEEP["parameters"].items()]
     configs = [parse(Config, [*fixed, *point]) for point in itertools.product(*values)]
     assert len({json.dumps(flatten(config)) for config in configs}) == len(configs) == 24
-    assert not any(config.train.test for config in configs)
+    # A name would be in use from the second run on, and a sweep chooses, which the test split must not.
+    assert all(config.name is None and not config.train.test for config in configs)
+    assert SWEEP["program"] == "train.py"
+    assert SWEEP["metric"]["name"] == "best/val_acc"
 
 
 def test_an_agent_trains_the_settings_of_the_sweep(tmp_path: Path, data_root: Path, server: WandbServer) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from conftest import OF_THE_MACHINE
 from safetensors.torch import load_file
 
 import vit
@@ -27,23 +28,13 @@ from vit.checks import UsageError
 from vit.cli import Interrupted
 from vit.config import AugmentConfig, Config, DataConfig, OptimConfig, TrainConfig, ViTConfig
 from vit.data import Splits
-from vit.device import parts_of
+from vit.device import micro_batches_of
 from vit.runs import train
 from vit.stepper import Stepper, seed_of
 from vit.tracking import Tracker
 from vit.training import Training
 
 Make = Callable[..., Config]
-
-# What depends on the clock or the memory of the machine; all else is reproducible.
-OF_THE_MACHINE = (
-    "compute/train_seconds",
-    "train/images_per_second",
-    "compute/mfu",
-    "compute/peak_memory_bytes",
-    "inference/batch_1_seconds",
-    "inference/batch_256_seconds",
-)
 
 
 def outcome(folder: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
@@ -89,6 +80,7 @@ class TestReproducible:
         self, small: Make, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         seen: dict[int, list[torch.Tensor]] = {}
+        weights: dict[int, dict[str, torch.Tensor]] = {}
         for heads in (1, 4):
             config = small(name=f"heads{heads}", model=ViTConfig(dim=16, depth=2, heads=heads, drop_path=0.2))
             original = vit.VisionTransformer.forward
@@ -96,6 +88,7 @@ class TestReproducible:
             def forward(self: Any, x: torch.Tensor, *rest: Any, original: Any = original, heads: int = heads) -> Any:
                 if self.training:
                     seen.setdefault(heads, []).append(x.clone())
+                    weights.setdefault(heads, {name: each.clone() for name, each in self.state_dict().items()})
                 return original(self, x, *rest)
 
             with monkeypatch.context() as patch:
@@ -103,6 +96,8 @@ class TestReproducible:
                 train(config)
         assert len(seen[1]) == 12
         assert all(torch.equal(a, b) for a, b in zip(seen[1], seen[4], strict=True))
+        assert weights[1].keys() == weights[4].keys()
+        assert all(torch.equal(weights[1][name], weights[4][name]) for name in weights[1])
 
 
 class TestResume:
@@ -313,10 +308,10 @@ class TestLoop:
             pixels = torch.where(flip[:, :, None, None], images[batch].flip(-1), images[batch])
             mean, std = (torch.tensor(values).view(3, 1, 1) for values in (data.MEAN, data.STD))
             logits = model((pixels / 255 - mean) / std)
-            log_odds = logits.log_softmax(dim=1)
+            log_probabilities = logits.log_softmax(dim=1)
             target = 0.8 * torch.nn.functional.one_hot(labels[batch], 10) + 0.02
             optimizer.zero_grad()
-            (-(target * log_odds).sum(dim=1).mean()).backward()
+            (-(target * log_probabilities).sum(dim=1).mean()).backward()
             norms.append(torch.sqrt(sum((p.grad**2).sum() for p in model.parameters())).item())
             for param in model.parameters():
                 param.grad *= min(1, 0.5 / (norms[-1] + 1e-6))
@@ -347,7 +342,7 @@ class TestLoop:
         folder = Path(summary["run"])
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         best = max((row for row in rows if "val/acc" in row), key=lambda row: row["val/acc"])
-        saved = vit.checkpoint.describe(folder / "best")["results"]
+        saved = vit.checkpoint.read_description(folder / "best")["results"]
         assert saved["val/acc"] == best["val/acc"] == summary["best/val_acc"]
         assert saved["compute/epoch"] == best["compute/epoch"]
 
@@ -358,7 +353,9 @@ class TestLoop:
         weights_written = []
 
         def look(folder: Path) -> tuple[dict[str, Any], str]:
-            return vit.checkpoint.describe(folder / "best")["results"], (folder / "best" / "README.md").read_text()
+            return vit.checkpoint.read_description(folder / "best")["results"], (
+                folder / "best" / "README.md"
+            ).read_text()
 
         original = training.checkpoint.add_results
 
@@ -455,9 +452,9 @@ class TestLoop:
 
     @pytest.mark.parametrize(("batch_size", "parts"), [(250, 5), (251, 1), (20, 1), (512, 8)])
     def test_parts_of_a_batch_fit_the_cache_of_a_cpu(self, batch_size: int, parts: int) -> None:
-        assert parts_of(batch_size, torch.device("cpu"), torch.float32, tokens=64) == parts
-        assert parts_of(batch_size, torch.device("cpu"), torch.bfloat16, tokens=32) <= max(parts // 2, 1)
-        assert parts_of(batch_size, torch.device("cuda"), torch.bfloat16, tokens=64) == 1
+        assert micro_batches_of(batch_size, torch.device("cpu"), torch.float32, tokens=64) == parts
+        assert micro_batches_of(batch_size, torch.device("cpu"), torch.bfloat16, tokens=32) <= max(parts // 2, 1)
+        assert micro_batches_of(batch_size, torch.device("cuda"), torch.bfloat16, tokens=64) == 1
 
     def test_several_seeds_side_by_side_are_the_runs_they_would_be_alone(self, small: Make) -> None:
         alone = [train(small(name=f"alone{seed}", seed=seed)) for seed in (3, 5)]

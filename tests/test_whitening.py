@@ -13,7 +13,7 @@ from vit.config import Config, DataConfig, ViTConfig
 from vit.data import Splits, normalise
 from vit.parallel import Team
 from vit.stepper import Stepper
-from vit.whitening import FLOOR, whiten
+from vit.whitening import EPS, whiten
 
 PATCHES = ["patch_embed.proj.weight", "patch_embed.proj.bias"]
 
@@ -26,10 +26,10 @@ def correlated(count: int) -> Tensor:
 
 @pytest.mark.parametrize("width", [16, 48, 96])
 def test_a_patch_is_whitened_and_rotated(width: int) -> None:
-    """What the embedding makes of a patch would be uncorrelated, had every pixel noise of the variance FLOOR."""
+    """What the embedding makes of a patch would be uncorrelated, had every pixel noise of the variance EPS."""
     images, embed = correlated(500), nn.Conv2d(3, width, 4, stride=4)
     patches = F.unfold(normalise(images), 4, stride=4).transpose(0, 1).flatten(1)
-    pixels = patches @ patches.T / patches.shape[1] + FLOOR * torch.eye(48)
+    pixels = patches @ patches.T / patches.shape[1] + EPS * torch.eye(48)
 
     def variances() -> Tensor:
         """Of the outputs' principal components, but for those that 48 pixels cannot give."""

@@ -1,5 +1,6 @@
 """The model card of a checkpoint (Mitchell et al. 2019), from the content of its config.json."""
 
+import json
 import shlex
 from typing import Any
 
@@ -7,20 +8,11 @@ from vit import compute
 from vit.cli import overrides
 from vit.config import Config, ViTConfig, flatten
 
-# What model hubs read of a card.
-FRONT_MATTER = """---
-license: mit
-library_name: pytorch
-pipeline_tag: image-classification
-datasets:
-- uoft-cs/cifar10
----"""
-
 # Settings that a reader looks for first; all of them are in config.json.
 SHOWN = (
-    *("train.epochs", "train.batch_size", "optim.name", "optim.lr", "augment.crop", "augment.policy"),
-    *("whiten", "seed", "init"),
-)
+    "train.epochs", "train.batch_size", "optim.name", "optim.lr", "optim.weight_decay", "augment.crop",
+    "augment.cutout", "augment.policy", "whiten", "seed", "init",
+)  # fmt: skip
 
 ACCURACIES = {
     "test/acc": "test accuracy",
@@ -39,15 +31,15 @@ def card(description: dict[str, Any], title: str, source: str, twin: str | None 
     Args:
         description: the content of config.json. What a published checkpoint adds to it shows here too.
         source: what `vit.load` takes to load these weights.
-        twin: name of the folder beside this one whose model is equal but for the heads.
+        twin: name of the folder beside this one to compare with.
     """
     model = ViTConfig(**description["model"])
     results, training = description["results"], description["training"]
     rows = "".join(f"| {key} | {value} |\n" for key, value in measured(model, results).items())
     settings = "".join(f"| {key} | {training[key]} |\n" for key in SHOWN if training.get(key) is not None)
-    beside = f"\nIts sibling, equal but for the heads: [{twin}](../{twin}/README.md)." if twin else ""
+    beside = f"\nCompare it with [{twin}](../{twin}/README.md)." if twin else ""
     earlier = "This is of the weights before they were changed.\n\n" if "weights" in results else ""
-    return f"""{FRONT_MATTER}
+    return f"""{front_matter(title, results)}
 # {title}: a {kind(model)} Vision Transformer for CIFAR-10
 
 Classifies {model.image_size} x {model.image_size} colour images into {", ".join(description["labels"])}.
@@ -64,7 +56,8 @@ MLP ratio {model.mlp_ratio}{", relative bias" * model.relative_bias}.{beside}
 import vit
 
 model = vit.load("{source}")
-logits = model(model.preprocess(image))
+model.predict("picture.png")  # the most probable classes: [{{"label": ..., "score": ...}}, ...]
+logits = model(model.preprocess("picture.png"))
 ```
 
 `python eval.py {source}{" --precision=fp32 --tta=true" * is_published(results)}` measures it on the test split.
@@ -90,6 +83,18 @@ Licence: MIT, as the code. The pictures of CIFAR-10 are not part of it.
 """
 
 
+def front_matter(title: str, results: dict[str, Any]) -> str:
+    """What model hubs read of a card."""
+    lines = ["license: mit", "library_name: pytorch", "pipeline_tag: image-classification", "datasets:"]
+    lines.append("- uoft-cs/cifar10")
+    if isinstance(accuracy := results.get("test/acc"), float):
+        dataset = "{type: uoft-cs/cifar10, name: CIFAR-10, split: test}"
+        metric = f"{{type: accuracy, value: {accuracy:.4f}}}"
+        lines += ["model-index:", f"- name: {json.dumps(title)}", "  results:"]
+        lines.append(f"  - {{task: {{type: image-classification}}, dataset: {dataset}, metrics: [{metric}]}}")
+    return "\n".join(["---", *lines, "---"])
+
+
 def measured(config: ViTConfig, results: dict[str, Any]) -> dict[str, str]:
     """What is known of the weights, as people read it: percent, PFLOP, minutes of a core or a GPU."""
     rows = {"weights": str(results["weights"])} if "weights" in results else {}
@@ -102,7 +107,8 @@ def measured(config: ViTConfig, results: dict[str, Any]) -> dict[str, str]:
         rows[words] = f"{numbers['train/test_acc']:.2%}"
     if "compute/train_flops" in numbers:
         cost = f"{numbers['compute/train_flops'] / 1e15:.4g} PFLOP"
-        if "compute/train_seconds" in numbers and "device" in results:
+        # Of a training that went on elsewhere, the seconds are of no one device.
+        if "compute/train_seconds" in numbers and ", then " not in str(results.get("device", ", then ")):
             count, unit = compute.units_of(str(results["device"]))
             cost += f", {count * numbers['compute/train_seconds'] / 60:.1f} {unit}-minutes"
         # Of a run's checkpoint it is the cost at its epoch, of a published one that of the whole training.
@@ -158,11 +164,15 @@ def command_text(training: dict[str, Any], results: dict[str, Any]) -> str:
     """How to train a published checkpoint again; beside a run's lies its config.yaml."""
     if not is_published(results):
         return ""
-    default = flatten(Config())
     # Precision auto is what it was there; which weights come out depends on it.
     exact = training | {"train.precision": "bf16" if results.get("precision") == "bfloat16" else "fp32"}
-    changed = {key: value for key, value in exact.items() if key == "seed" or value != default.get(key)}
-    return f"\n```bash\n{shlex.join(['python', 'train.py', *overrides(changed)])}\n```\n"
+    if "config" in results:
+        file = ["--config", str(results["config"])]
+        changed = {key: exact[key] for key in ("name", "seed", "train.precision")}
+    else:
+        file, default = [], flatten(Config())
+        changed = {key: value for key, value in exact.items() if key == "seed" or value != default.get(key)}
+    return f"\n```bash\n{shlex.join(['python', 'train.py', *file, *overrides(changed)])}\n```\n"
 
 
 def is_published(results: dict[str, Any]) -> bool:

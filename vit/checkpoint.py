@@ -48,7 +48,7 @@ def save_checkpoint(folder: Path, model: VisionTransformer, config: Config, resu
 
 def add_results(folder: Path, results: dict[str, Any]) -> None:
     """Write beside the weights, which stay as they are, what else was measured of them."""
-    description = describe(folder)
+    description = read_description(folder)
     description["results"] |= results
     write_words(folder, description, card(description, str(description["training"]["name"]), HERE))
 
@@ -64,7 +64,7 @@ def save(folder: Path, model: VisionTransformer, source: str) -> None:
     Raises:
         UsageError: nothing is known of the model, or `folder` cannot be written.
     """
-    description = described(model)
+    description = description_of(model)
     if model.digest is not None and digest(model.state_dict()) != model.digest:
         description = description | {"results": {"weights": CHANGED}}
     text = card(description, source.split(":")[-1].split("/")[-1], source)
@@ -78,7 +78,7 @@ def save(folder: Path, model: VisionTransformer, source: str) -> None:
         raise UsageError(f"{shown(str(folder))}: expected a folder to write to ({reason})") from None
 
 
-def described(model: VisionTransformer) -> dict[str, Any]:
+def description_of(model: VisionTransformer) -> dict[str, Any]:
     """What config.json says of a model from `load`.
 
     Raises:
@@ -91,7 +91,7 @@ def described(model: VisionTransformer) -> dict[str, Any]:
 
 def name_of(model: VisionTransformer) -> str:
     """That of the run it comes from."""
-    return str(described(model)["training"].get("name") or "model")
+    return str(description_of(model)["training"].get("name") or "model")
 
 
 def write_weights(folder: Path, weights: dict[str, Tensor]) -> None:
@@ -147,7 +147,7 @@ def find(source: str | Path, token: str | None = None) -> Path:
     return folder
 
 
-def describe(folder: Path) -> dict[str, Any]:
+def read_description(folder: Path) -> dict[str, Any]:
     """The content of config.json, checked.
 
     Raises:
@@ -212,7 +212,7 @@ def load(source: str | Path, device: str | torch.device = "cpu", token: str | No
     """
     device = pick_device(str(device))
     folder = find(source, token)
-    description = describe(folder)
+    description = read_description(folder)
     unknown = set(description["model"]) - {field.name for field in fields(ViTConfig)}
     if unknown:
         raise UsageError(f"{folder / 'config.json'}: model.{min(unknown)}: no such setting")
@@ -255,9 +255,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
             raise UsageError(f"{path}: {name}: expected floating-point numbers, got {tensor.dtype}")
-        tensors[name] = (
-            tensor.float()
-        )  # of which infinity is beyond some of float64, and there is one, unlike of float8
+        tensors[name] = tensor.float()  # first: float8 has no infinity to test for, and a float64 may overflow here
         if not tensors[name].isfinite().all():
             raise UsageError(f"{path}: {name} holds NaN or infinity")
     return tensors

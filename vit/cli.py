@@ -2,6 +2,7 @@
 
 import difflib
 import errno
+import itertools
 import json
 import os
 import re
@@ -18,9 +19,8 @@ from vit.files import FULL
 
 # What the user can put right where a file cannot be read or written.
 NO_ACCESS = (
-    *(errno.EACCES, errno.EPERM, errno.EROFS),
-    *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
-)
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP,
+)  # fmt: skip
 
 Settings = TypeVar("Settings")
 
@@ -87,7 +87,7 @@ def fail(message: str, code: int) -> None:
 
 
 def parse(settings: type[Settings], arguments: list[str]) -> Settings:
-    """Build `settings` from its defaults, then `--config FILE`, then `--dotted.key=value`, each over the one before.
+    """Build `settings` from its defaults, `--config FILE` over them, and `--dotted.key=value` over both, in any order.
 
     Fields without a default are positional arguments, in their order; one that is a list takes one or more of them.
     `--key` alone means `--key=true` for a boolean, `--some-key` the same as `--some_key`.
@@ -117,16 +117,29 @@ def parse(settings: type[Settings], arguments: list[str]) -> Settings:
     bare = {f"--{key}" for key, kind in types.items() if kind is bool}
     arguments = [
         f"{argument}=true" if argument in bare and after.lower() not in ("true", "false") else argument
-        for argument, after in zip(arguments, [*arguments, ""][1:], strict=True)
+        for argument, after in itertools.pairwise([*arguments, ""])
     ]
     try:
-        namespace = parser.parse_args(arguments)
+        namespace = parser.parse_args(files_first(arguments))
         values = parser.instantiate(namespace).as_dict()
     except ArgumentError as error:
         raise UsageError(explain(str(error), types)) from None
     except (TypeError, ValueError, OverflowError) as error:  # a group that is no mapping, a file that is no text
         raise UsageError(f"--config: the settings cannot be read ({error})") from None
     return settings(**{field.name: values[field.name] for field in fields(settings)})  # type: ignore[arg-type]
+
+
+def files_first(arguments: list[str]) -> list[str]:
+    """The arguments with `--config FILE` before all others: the parser lets whatever comes later win."""
+    files: list[str] = []
+    others: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument == "--config":
+            files += [argument, *itertools.islice(rest, 1)]
+        else:
+            (files if argument.startswith("--config=") else others).append(argument)
+    return files + others
 
 
 def overrides(settings: dict[str, Any]) -> list[str]:

@@ -15,7 +15,7 @@ from vit.commands import CompareConfig
 from vit.config import Config, flatten
 from vit.report import write_report
 from vit.results import Results
-from vit.run_folder import TITLES, accuracy_of
+from vit.run_folder import TITLES, accuracy_key
 from vit.study import Run
 from vit.study_file import load_study
 from vit.workers import Job, Outcome, Workers, open_workers
@@ -108,7 +108,7 @@ def keep(outcome: Outcome, run: Run, results: Results) -> bool:
 def in_words(outcome: Outcome) -> str:
     if not outcome.summary:
         return "diverged"
-    key = accuracy_of(outcome.summary)
+    key = accuracy_key(outcome.summary)
     return f"{TITLES[key]} {outcome.summary[key]:.2%}, {outcome.summary['compute/train_seconds']:.0f} seconds"
 
 

@@ -105,14 +105,20 @@ def device_name(device: torch.device, processes: int = 1) -> str:
     """The GPU's or CPU's model, for a CPU with the number of threads of all processes, e.g. `2 x NVIDIA H200`."""
     if device.type != "cpu":
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} {device.type}"
-        return f"{processes} x " * (processes > 1) + name
+        return f"{processes} x {name}" if processes > 1 else name
     cpuinfo = Path("/proc/cpuinfo")  # platform.processor() knows no model on Linux
     found = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
     return f"{found[1] if found else platform.processor()}, threads: {processes * torch.get_num_threads()}"
 
 
 def units_of(name: str) -> tuple[int, str]:
-    """How many of what a `device_name` stands for: (2, "core") or (1, "GPU")."""
+    """How many of what a `device_name` stands for: (2, "core") or (1, "GPU").
+
+    Raises:
+        ValueError: a training went from one device to another, so that its seconds are of neither.
+    """
+    if ", then " in name:
+        raise ValueError(f"expected one device, got {name!r}")
     threads = re.search(r", threads: (\d+)$|, (\d+) threads$", name)  # the second form is in older results
     if threads:
         return int(threads[1] or threads[2]), "core"

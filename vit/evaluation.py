@@ -90,8 +90,8 @@ def augmented_accuracy(
     bar = tqdm(pairs, "ten views", -(-len(images) // batch_size), leave=False, unit=" batches", disable=not has_width())
     with evaluating(model), autocast:
         for batch, truth in bar:
-            odds = [model(view).float().softmax(dim=1) for view in views(preprocess(batch.to(device)))]
-            correct += int((torch.stack(odds).mean(dim=0).argmax(dim=1) == truth.to(device)).sum())
+            probabilities = [model(view).float().softmax(dim=1) for view in views(preprocess(batch.to(device)))]
+            correct += int((torch.stack(probabilities).mean(dim=0).argmax(dim=1) == truth.to(device)).sum())
     return correct / len(images)
 
 

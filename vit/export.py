@@ -41,7 +41,7 @@ class Whole(nn.Module):
     def __init__(self, model: VisionTransformer) -> None:
         super().__init__()
         self.model = model
-        description = checkpoint.described(model)
+        description = checkpoint.description_of(model)
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(description[name]).view(3, 1, 1))
 
@@ -96,7 +96,7 @@ def check_free(path: Path) -> None:
 
 def example(model: VisionTransformer, preprocess: bool) -> tuple[nn.Module, Tensor, dict[str, str]]:
     """What to export, an input for it, and what a user of the file must know."""
-    description = checkpoint.described(model)
+    description = checkpoint.description_of(model)
     known = {key: json.dumps(description[key]) for key in ("labels", "mean", "std")}
     known["input"] = "uint8 pixels" if preprocess else "pixels / 255, minus mean, over std"
     size = model.config.image_size

@@ -19,18 +19,18 @@ TILE, GAP, LINE = 112, 6, 14  # pixels: side of a picture, space around it, heig
 COLOURS = numpy.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)])
 
 
-def over_patches(maps: Tensor, tokens: int) -> Tensor:
+def over_patches(maps: Tensor, patches: int) -> Tensor:
     """How much the answer reads each patch: attention (..., N, N) to (..., S, S), each summing to 1.
 
     With a class token: its own row. Without: the mean of all rows, because the tokens are averaged.
 
     Args:
-        tokens: how many of the N are patches, S * S.
+        patches: how many of the N tokens are patches, S * S.
     """
-    read = maps[..., 0, :] if maps.shape[-1] > tokens else maps.mean(dim=-2)
-    patches = read[..., maps.shape[-1] - tokens :]
-    side = math.isqrt(tokens)
-    return (patches / patches.sum(dim=-1, keepdim=True)).unflatten(-1, (side, side))
+    read = maps[..., 0, :] if maps.shape[-1] > patches else maps.mean(dim=-2)
+    read = read[..., maps.shape[-1] - patches :]
+    side = math.isqrt(patches)
+    return (read / read.sum(dim=-1, keepdim=True)).unflatten(-1, (side, side))
 
 
 def rollout(maps: list[Tensor]) -> Tensor:
@@ -78,7 +78,7 @@ def thumbnail(picture: Image.Image, side: int = TILE) -> Image.Image:
     return picture.resize((side, side), Image.Resampling.BICUBIC)
 
 
-def sheet(picture: Image.Image, maps: list[Tensor], tokens: int, title: str) -> Image.Image:
+def sheet(picture: Image.Image, maps: list[Tensor], patches: int, title: str) -> Image.Image:
     """One picture of all that the model looks at: the rollout, and a row per block with the mean and every head.
 
     A patch is as bright as it is attended to, from 0 to the most of its own tile; the words under a tile say how many
@@ -89,8 +89,8 @@ def sheet(picture: Image.Image, maps: list[Tensor], tokens: int, title: str) -> 
         maps: attention of this one picture, L x (1, H, N, N).
     """
     picture = thumbnail(picture)
-    rows = [[("picture", picture), rollout_tile(picture, maps, tokens)]]
-    rows += [block_tiles(picture, maps, tokens, number) for number in range(len(maps))]
+    rows = [[("picture", picture), rollout_tile(picture, maps, patches)]]
+    rows += [block_tiles(picture, maps, patches, number) for number in range(len(maps))]
 
     width, height = TILE + GAP, TILE + GAP + LINE
     columns = max(max(len(row) for row in rows), 4)  # room for the title
@@ -108,14 +108,14 @@ def sheet(picture: Image.Image, maps: list[Tensor], tokens: int, title: str) -> 
     return page
 
 
-def rollout_tile(picture: Image.Image, maps: list[Tensor], tokens: int) -> tuple[str, Image.Image]:
+def rollout_tile(picture: Image.Image, maps: list[Tensor], patches: int) -> tuple[str, Image.Image]:
     """The `tile` of the rollout; arguments as for `sheet`."""
-    return tile("rollout", picture, over_patches(rollout(maps)[0], tokens))
+    return tile("rollout", picture, over_patches(rollout(maps)[0], patches))
 
 
-def block_tiles(picture: Image.Image, maps: list[Tensor], tokens: int, number: int) -> list[tuple[str, Image.Image]]:
+def block_tiles(picture: Image.Image, maps: list[Tensor], patches: int, number: int) -> list[tuple[str, Image.Image]]:
     """The `tile`s of one block, counted from 0: the mean of its heads, then each head; arguments as for `sheet`."""
-    heads = over_patches(maps[number][0], tokens)
+    heads = over_patches(maps[number][0], patches)
     mean = tile(f"block {number} mean", picture, heads.mean(dim=0))
     return [mean] + [tile(f"head {head}", picture, each) for head, each in enumerate(heads)]
 

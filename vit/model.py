@@ -91,7 +91,7 @@ class RelativeBias(nn.Module):
     def __init__(self, config: ViTConfig, heads: int) -> None:
         super().__init__()
         self.side = config.image_size // config.patch_size
-        self.extra = config.tokens - config.patches
+        self.prefix_tokens = config.tokens - config.patches
         offset = torch.arange(1 - self.side, self.side)
         angle = 2 * math.pi / heads * torch.arange(heads)[:, None, None]
         reach = 0 if heads == 1 else 1
@@ -106,7 +106,7 @@ class RelativeBias(nn.Module):
         place = torch.arange(self.side**2, device=self.table.device)
         down, right = (each[:, None] - each + self.side - 1 for each in (place // self.side, place % self.side))
         bias = self.GAIN * self.table[:, down * (2 * self.side - 1) + right]  # (H, patches, patches)
-        return F.pad(bias, (self.extra, 0, self.extra, 0))
+        return F.pad(bias, (self.prefix_tokens, 0, self.prefix_tokens, 0))
 
 
 def plain_products(device: torch.device, dtype: torch.dtype, tokens: int) -> bool:

@@ -25,11 +25,11 @@ class Team:
         """Whether this process is the one that evaluates, logs and saves."""
         return self.rank == 0
 
-    def share(self, x: Tensor) -> Tensor:
+    def shard(self, x: Tensor) -> Tensor:
         """This process's part (B / size, ...) of a batch (B, ...)."""
         return x.chunk(self.size)[self.rank]
 
-    def add(self, tensors: list[Tensor]) -> None:
+    def all_reduce_sum(self, tensors: list[Tensor]) -> None:
         """Replace each tensor by its sum over the team, in one message."""
         if self.size == 1:
             return
@@ -38,7 +38,7 @@ class Team:
         sums = message.split([tensor.numel() for tensor in tensors])
         torch._foreach_copy_(tensors, [each.view_as(tensor) for each, tensor in zip(sums, tensors, strict=True)])
 
-    def largest(self, number: int) -> int:
+    def all_reduce_max(self, number: int) -> int:
         """The largest of the team's numbers: what one process knows, such as a signal, all act on at the same step."""
         if self.size == 1:
             return number
@@ -46,7 +46,7 @@ class Team:
         dist.all_reduce(message, dist.ReduceOp.MAX)
         return int(message)
 
-    def tell(self, word: Any) -> Any:
+    def broadcast(self, word: Any) -> Any:
         """The leader's word."""
         words = [word]
         if self.size > 1:

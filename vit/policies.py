@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 OPERATIONS = (
-    *("Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast"),
-    *("Sharpness", "Posterize", "Solarize", "AutoContrast", "Equalize"),
-)
+    "Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast",
+    "Sharpness", "Posterize", "Solarize", "AutoContrast", "Equalize",
+)  # fmt: skip
 
 
 def apply_policy(images: Tensor, policy: str) -> Tensor:

@@ -41,8 +41,8 @@ def predict(
         return predict(model, [images], topk, batch_size)[0]  # type: ignore[return-value]
     answers = []
     for batch in batches(images, batch_size or default_batch_size(model)):
-        odds = classify(model, torch.cat([to_pixels(model, image) for image in batch]))
-        answers += [ranked(row, model.labels, topk) for row in odds]
+        probabilities = classify(model, torch.cat([to_pixels(model, image) for image in batch]))
+        answers += [ranked(row, model.labels, topk) for row in probabilities]
     return answers
 
 
@@ -69,9 +69,9 @@ def classify(model: "VisionTransformer", pixels: Tensor) -> Tensor:
     return logits.double().softmax(dim=1)
 
 
-def ranked(odds: Tensor, labels: tuple[str, ...], topk: int) -> list[Prediction]:
+def ranked(probabilities: Tensor, labels: tuple[str, ...], topk: int) -> list[Prediction]:
     """The `topk` most probable of all classes, or all if there are fewer; of equal ones the first in `labels` leads."""
-    scores, order = odds.sort(descending=True, stable=True)
+    scores, order = probabilities.sort(descending=True, stable=True)
     best = zip(scores[:topk].tolist(), order[:topk].tolist(), strict=True)
     return [{"label": labels[index], "score": score} for score, index in best]
 

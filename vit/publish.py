@@ -1,5 +1,6 @@
 """What `publish.py` does: a finished run's best weights, measured once more, with a card that says what they are."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,8 @@ from vit.sources import FILES
 LIMIT = 8_000_000  # bytes of a file of weights
 # Of a run's summary: what the whole training cost, and where.
 COST = (
-    *("compute/train_flops", "compute/train_seconds", "compute/energy_joules"),
-    *("device", "precision", "torch", "commit"),
-)
+    "compute/train_flops", "compute/train_seconds", "compute/energy_joules", "device", "precision", "torch", "commit",
+)  # fmt: skip
 
 
 def publish(config: PublishConfig) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def publish(config: PublishConfig) -> dict[str, Any]:
     if strange:
         raise UsageError(f"{target}: expected a new folder or a published checkpoint, but it holds {strange[0]}")
     model = checkpoint.load(best, device)
-    description = checkpoint.described(model)
+    description = checkpoint.description_of(model)
     other = "multi_head" if kind(model.config) == "one-head" else "one_head"
     check(other not in target.name, "target", f"a name that fits heads {model.config.heads}", target.name)
     weights = small_enough(model.state_dict())
@@ -68,6 +68,7 @@ def publish(config: PublishConfig) -> dict[str, Any]:
         description["training"]["init"] = f"timm:{Path(trained.init.removeprefix('timm:')).name}"
     chosen = description["results"]
     description["results"] = {
+        **({"config": recipe} if (recipe := config_of(trained)) else {}),
         "test/acc": result.acc,
         "test/acc_tta": augmented,
         "test/loss": result.loss,
@@ -84,6 +85,15 @@ def publish(config: PublishConfig) -> dict[str, Any]:
     checkpoint.write_words(target, description, card(description, target.name, place, sibling(target.name)))
     say(f"{target}: test accuracy {result.acc:.2%}, {augmented:.2%} with test-time augmentation")
     return {"checkpoint": str(target), **description["results"]}
+
+
+def config_of(trained: Config) -> str | None:
+    """The file of configs/ that says these settings, whatever its seed."""
+    for path in sorted(Path("configs").glob("*.yaml")):
+        with suppress(UsageError):  # a sweep, which is no training's
+            if material(parse(Config, [f"--config={path}", f"--seed={trained.seed}"])) == material(trained):
+                return str(path)
+    return None
 
 
 def small_enough(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -130,12 +130,12 @@ def source_commit() -> str | None:
 
     try:
         commit = git("rev-parse", "--short=12", "HEAD")
-        return commit + "+" * bool(git("status", "--porcelain", "--", "vit", "train.py"))
+        return f"{commit}+" if git("status", "--porcelain", "--", "vit", "train.py") else commit
     except (OSError, subprocess.CalledProcessError):
         return None
 
 
-def accuracy_of(summary: dict[str, Any]) -> str:
+def accuracy_key(summary: dict[str, Any]) -> str:
     """The metric that a finished run is known by: test accuracy, or validation's where the test split was not read."""
     return "test/acc" if "test/acc" in summary else "best/val_acc"
 

@@ -17,7 +17,7 @@ from vit.config import Config
 from vit.data import Splits
 from vit.device import pick_device
 from vit.parallel import Team, gathered
-from vit.run_folder import TITLES, accuracy_of, new_name, open_run, read_summary
+from vit.run_folder import TITLES, accuracy_key, new_name, open_run, read_summary
 from vit.tracking import how_to_look
 from vit.training import STATE, Training, open_stepper
 
@@ -59,7 +59,7 @@ def check_fits(config: Config, team: Team) -> None:
 
 def follow(config: Config, device: torch.device, splits: Splits, team: Team) -> dict[str, Any]:
     """The part of a process that does not lead: compute shares of batches in the run that the leader opened."""
-    folder = team.tell(None)
+    folder = team.broadcast(None)
     if folder is not None:  # else there is nothing to train, or the leader says why it cannot
         stepper, _ = open_stepper(config, folder, device, splits, team, weights_to_start([config]))
         with stop_signals() as received, stepper.stream:
@@ -77,7 +77,7 @@ def train_seeds(config: Config, seeds: list[int], device: torch.device, splits: 
     except Interrupted as stop:
         again = f"the same command, --name={shlex.quote(config.name)} and --resume"
         raise Interrupted(f"stopped, all saved; go on with {again}", stop.code) from None
-    key = accuracy_of(runs[0])
+    key = accuracy_key(runs[0])
     accuracies = [summary[key] for summary in runs]
     mean, std = statistics.mean(accuracies), statistics.stdev(accuracies) if len(runs) > 1 else None
     spread = "" if std is None else f", standard deviation {std:.2%}"
@@ -99,7 +99,7 @@ def train_side_by_side(configs: list[Config], device: torch.device, splits: Spli
             summaries = [read_summary(folder) for folder in folders]
             folder_to_follow = folders[0] if summaries[0] is None else None
         finally:
-            team.tell(folder_to_follow)
+            team.broadcast(folder_to_follow)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         received = stack.enter_context(stop_signals())
@@ -154,7 +154,7 @@ def weights_to_start(configs: list[Config]) -> dict[str, Tensor] | None:
 
 
 def report(summary: dict[str, Any]) -> None:
-    key = accuracy_of(summary)
+    key = accuracy_key(summary)
     for title, text in (
         (TITLES[key], f"{summary[key]:.2%}"),
         ("run folder", summary["run"]),

@@ -195,19 +195,27 @@ def verdict(difference: Paired, p_adjusted: float, margin: float, expects: Expec
     return "refuted" if equivalent else "undecided"
 
 
+def least_p(n: int, comparisons: int = 1) -> float:
+    """The smallest p that n pairs can have, after `holm` in its worst case, times the number of comparisons.
+
+    n differences of one sign have 2 / 2^n, or, where signs are drawn because there are too many to try, the least that
+    so many draws can show.
+    """
+    return min(1.0, comparisons * 2 / min(2**n, RESAMPLES + 1))
+
+
 def pairs_needed(level: float = LEVEL, comparisons: int = 1) -> int:
     """The fewest seeds at which any difference can be found.
 
-    n differences of one sign have p = 2 / 2^n, the least there is; in the worst case `holm` multiplies it by the number
-    of comparisons.
-
     Raises:
-        ValueError: a level outside (0, 1), or no comparison.
+        ValueError: a level outside (0, 1), or no comparison, or so many that no number of seeds is enough.
     """
     if not 0 < level < 1 or comparisons < 1:
         raise ValueError(f"expected a level in (0, 1) and 1 comparison or more, got {level!r} and {comparisons!r}")
+    if least_p(RESAMPLES, comparisons) >= level:
+        raise ValueError(f"expected so few comparisons that p can be below {level!r}, got {comparisons!r}")
     n = 1
-    while comparisons * 2 / 2**n >= level:
+    while least_p(n, comparisons) >= level:
         n += 1
     return n
 

@@ -19,7 +19,7 @@ from vit.cli import say
 from vit.config import Config
 from vit.cuda_graph import CudaGraph
 from vit.data import Split
-from vit.device import autocast, parts_of, precision_dtype
+from vit.device import autocast, micro_batches_of, precision_dtype
 from vit.meters import Window
 from vit.model import VisionTransformer
 from vit.optim import make_optimizers, schedule, set_lr, update_ema
@@ -53,8 +53,8 @@ class Stepper:
         self.dtype = precision_dtype(config.train.precision, device)
         self.autocast = autocast(config.train.precision, device)
         share = config.train.batch_size // team.size
-        self.parts = config.train.accumulate or parts_of(share, device, self.dtype, config.model.tokens)
-        self.images_per_part = share // self.parts
+        self.micro_batches = config.train.accumulate or micro_batches_of(share, device, self.dtype, config.model.tokens)
+        self.micro_batch_size = share // self.micro_batches
 
         torch.manual_seed(seed_of(config.seed, "weights"))
         self.model = VisionTransformer(config.model).to(device)
@@ -109,7 +109,7 @@ class Stepper:
         from torch._dynamo.exc import TorchDynamoException  # a second's import
 
         start = time.perf_counter()
-        images = torch.zeros(self.images_per_part, 3, 32, 32, device=self.device)
+        images = torch.zeros(self.micro_batch_size, 3, 32, 32, device=self.device)
         try:
             with self.autocast:
                 self.model(images).sum().backward()
@@ -128,10 +128,10 @@ class Stepper:
         """
         if self.config.train.compile and not self.done:
             self.compile()
-        self.team.largest(0)
+        self.team.all_reduce_max(0)
         yield
         while not self.done:
-            self.stopped_by = self.team.largest(max(received, default=0))
+            self.stopped_by = self.team.all_reduce_max(max(received, default=0))
             if self.stopped_by:
                 return
             self.train_step()
@@ -163,18 +163,18 @@ class Stepper:
         config, team = self.config, self.team
         # All B in every process, so that a team sees the very images that one process would: mixing needs pairs.
         x, targets = augment(self.images[indices], self.labels[indices], config.model.classes, config.augment)
-        x, targets = team.share(x), team.share(targets)
+        x, targets = team.shard(x), team.shard(targets)
         if team.rank:  # or drop path would drop the same images of every share
             torch.manual_seed(seed_of(config.seed, f"process {team.rank}", self.step))
-        for part, target in zip(x.chunk(self.parts), targets.chunk(self.parts), strict=True):
+        for images, target in zip(x.chunk(self.micro_batches), targets.chunk(self.micro_batches), strict=True):
             with self.autocast:
-                logits = self.model(part)
+                logits = self.model(images)
             loss = F.cross_entropy(logits.float(), target, label_smoothing=config.train.label_smoothing)
-            loss = loss / (self.parts * team.size)
+            loss = loss / (self.micro_batches * team.size)
             loss.backward()
             self.window.add(loss.detach(), logits.detach(), target)
         parameters = list(self.model.parameters())
-        team.add([*(each.grad for each in parameters if each.grad is not None), self.window.now])
+        team.all_reduce_sum([*(each.grad for each in parameters if each.grad is not None), self.window.now])
         limit = config.optim.clip_norm or math.inf
         self.window.close(torch.nn.utils.clip_grad_norm_(parameters, limit))
         for optimizer in self.optimizers:

@@ -168,7 +168,7 @@ class Training:
     def costs(self) -> Row:
         """What is known before the first step."""
         model, stepper = self.config.model, self.stepper
-        backend = compute.attention_backend(model, stepper.images_per_part, self.device, stepper.dtype)
+        backend = compute.attention_backend(model, stepper.micro_batch_size, self.device, stepper.dtype)
         return {**compute.model_costs(model), "attention/backend": backend}
 
     def log(self, row: Row, media: Callable[[], Row] | None = None) -> None:

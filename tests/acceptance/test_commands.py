@@ -63,7 +63,6 @@ class TestTrainEvaluateLoad:
             "config.yaml", "metrics.jsonl", "summary.json", "test_predictions.csv", "best", "last", "state.pt", "wandb",
             ".lock",
         }  # fmt: skip
-        assert summary["test/acc"] > 0.05
         for line in ("test accuracy", "runs/first", "runs/first/best", "wandb sync", "wandb leet"):
             assert line in trained.stderr.replace("-m wandb", "wandb")
         assert "Traceback" not in trained.stderr

@@ -11,10 +11,10 @@ from typing import Literal
 import numpy as np
 
 from vit.report.arms import COSTS, Arm, Quantity, common_seeds, costs_of, quantity, spread
-from vit.statistics import Expectation, McNemar, Paired, Verdict, holm, mcnemar, paired, verdict
+from vit.statistics import Expectation, McNemar, Paired, Verdict, holm, least_p, mcnemar, paired, verdict
 from vit.study import Claim, Study
 
-ACCURACY = "test/acc"
+ACCURACY, VALIDATION = "test/acc", "best/val_acc"
 RELATIVE_MARGIN = 0.05  # of a's mean, for what is no accuracy
 NEAR = 1.02  # costs within 2 % are one budget: seconds are never quite equal
 
@@ -134,7 +134,7 @@ class Findings:
 
     def reachable(self, n: int) -> float:
         """The smallest adjusted p that a test of n seeds could reach, in the worst case."""
-        return min(1.0, self.family * 2 / 2**n)
+        return least_p(n, self.family)
 
     def test(self, label: str, key: str) -> Difference:
         a, b = (self.study.comparisons | self.study.interactions)[label]
@@ -164,7 +164,12 @@ class Findings:
         return b / a if a and b else None
 
     def choices(self) -> list[Choice]:
-        """The best arm for every budget that changes the answer, cost by cost, then for every sequence length."""
+        """The best arm for every budget that changes the answer, cost by cost, then for every sequence length.
+
+        None where an arm has no validation split: the test split must not choose.
+        """
+        if any(arm.mean(VALIDATION) is None for arm in self.arms):
+            return []
         choices = [*self.by_cost(), *self.by_length()]
         lower = self.found_lower([(choice.best.name, arm.name) for choice in choices for arm in choice.others])
         ties = [[arm for arm in each.others if (each.best.name, arm.name) not in lower] for each in choices]
@@ -226,9 +231,8 @@ def less(these: Sequence[float], those: Sequence[float]) -> list[float]:
 
 
 def validated(arm: Arm) -> float:
-    """What an arm is chosen by: mean validation accuracy, or that of the test split where there is no other."""
-    mean = arm.mean("best/val_acc")
-    return arm.accuracy if mean is None else mean
+    """What an arm is chosen by: mean validation accuracy."""
+    return arm.mean(VALIDATION) or 0.0
 
 
 def p_value(difference: Paired | None) -> float:

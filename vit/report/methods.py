@@ -15,6 +15,12 @@ from vit.statistics import LEVEL
 # Settings that change no step.
 LATER = ("train.log_every", "train.eval_", "train.test")
 
+CLAIMS = (
+    "Claims: “more” or “less” is supported by a difference that way, refuted by one the other way or by equivalence; "
+    "“the same” is supported by equivalence, refuted by a difference without it. “Not more” is supported if the 90 % "
+    "interval ends below the margin, refuted by a difference upwards that may exceed it."
+)
+
 
 def machines(findings: Findings) -> str:
     """What may make runs unlike each other that no arm means to."""
@@ -54,7 +60,11 @@ def machine_name(run: Machine) -> str:
 def methods(findings: Findings) -> str:
     study, arms = findings.study, findings.arms
     validation = sorted({int(arm.settings.get("data.val_images", 0)) for arm in arms})
-    chooses = "chose the weights of every run" if 0 not in validation else "chose the weights where there were any"
+    if validation == [0]:
+        chooses = "so that the last weights of every run count"
+    else:
+        where = "where there were any" if 0 in validation else "of every run"
+        chooses = f"the same for every seed, chose the weights {where}"
     noted = {
         key: "; ".join(sorted({text for arm in arms for text in arm.texts.get(key, [])})) or "not noted"
         for key in TEXTS
@@ -62,7 +72,7 @@ def methods(findings: Findings) -> str:
     items = [
         f"Seeds {listed(study.seeds)}. Arms alike in data and batch size see the same images in the same order. A seed "
         "counts in a comparison only if both arms have finished it.",
-        f"Splits: {listed(validation)} validation images, the same for every seed, {chooses}. The 10000 test images "
+        f"Splits: {listed(validation)} validation images, {chooses}. The 10000 test images "
         "were read once, at the end of each run.",
         shared(findings),
         tuning(findings),
@@ -74,12 +84,7 @@ def methods(findings: Findings) -> str:
         "(two one-sided tests). Equivalence is judged for each comparison alone, without adjustment, so that among "
         "many one may be called so by chance. Otherwise the matter is undecided. What does not vary over seeds, such "
         "as FLOPs, needs no test.",
-        *[
-            "Claims: “more” or “less” is supported by a difference that way, refuted by one the other way or by "
-            "equivalence; “the same” is supported by equivalence, refuted by a difference without it. “Not more” is "
-            "supported if the 90 % interval ends below the margin, refuted by a difference upwards that may exceed it."
-        ]
-        * bool(study.claims),
+        *([CLAIMS] if study.claims else []),
         "Intervals of one arm's mean are Student's. FLOPs are those of matrix products, forward and backward, in "
         "closed form, 2 per multiply-accumulate. Peak memory is what a GPU's allocator held, on a CPU that "
         "of the whole process.",
@@ -116,7 +121,7 @@ def tuning(findings: Findings) -> str:
     ]
     if edges:
         return f"{text}. At the end of its grid, so that beyond it may be better: {', '.join(edges)}."
-    return f"{text}. {'No choice lies at the end of its grid.' * bool(ends)}".strip()
+    return f"{text}. No choice lies at the end of its grid." if ends else f"{text}."
 
 
 def has_ends(values: Sequence[Any]) -> bool:

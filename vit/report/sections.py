@@ -98,7 +98,9 @@ def claims(findings: Findings) -> Iterator[str]:
         measured = effect(test)
         if test.paired and margin and test.paired.std:
             measured += f", margin ±{amount(test, margin).lstrip('+')}"
-        verdict = VERDICTS[outcome] + ", within the margin" * (outcome == "supported" and test.small(margin))
+        verdict = VERDICTS[outcome]
+        if outcome == "supported" and test.small(margin):
+            verdict += ", within the margin"
         if test.paired and not math.isnan(test.p) and outcome == "undecided":
             few = findings.reachable(test.paired.n) >= LEVEL
             verdict += f"; {plural(test.paired.n, 'seed')} may be too few" * few

@@ -37,7 +37,7 @@ def counted(findings: Findings) -> str:
         return "Nothing can be compared yet: no two arms of a comparison have a finished seed in common."
     if len(tests) == 1:
         return single(tests[0], findings.margin)
-    several = f"{len(tests)} comparisons" + " and interactions" * bool(findings.study.interactions)
+    several = f"{len(tests)} comparisons{' and interactions' if findings.study.interactions else ''}"
     readings = [test.read(findings.margin) for test in tests]
     differ = [test for test, reading in zip(tests, readings, strict=True) if reading in ("higher", "lower")]
     same, open_ = readings.count("equivalent"), readings.count("undecided")
