@@ -22,12 +22,11 @@ def heads(root: Path) -> str:
     label = "4 heads against 1"
     seconds = found.ratio(label, SECONDS)
     timed = found.tests[label, SECONDS]
-    machines = {arm.machines[seed].device for arm in found.arms_of(label) for seed in arm.values[SECONDS]}
     reading = timed.read(timed.margin(found.study.margin))
+    time = f"n = {len(timed.differences)} on {timed_on(found)}" + ("" if reading == "higher" else f", {reading}")
     return paragraph(f"""
         **At equal parameters and FLOPs, each tuned, four heads reach {reached(found, label)};
-        training takes {seconds:.2f} times as long ({"found" if reading in ("higher", "lower") else reading} with
-        n = {len(timed.differences)} on {" or ".join(machines)}).**""")
+        training takes {seconds:.2f} times as long ({time}).**""")
 
 
 def heads_with_positions(root: Path) -> str:
@@ -54,8 +53,16 @@ def heads_table(root: Path) -> str:
     for test in [*found.comparisons, *found.interactions]:
         if test.paired is not None:
             numbers = [amount(test, test.paired.mean, unit=False), between(test), str(test.paired.n), p_text(test)]
-            lines.append([test.label, *numbers, said(test, found.margin)])
-    return table(["comparison", "points of test accuracy", "95 % interval", "n (seeds)", "p (Holm)", "reading"], lines)
+            ratio = found.ratio(test.label, SECONDS) if test in found.comparisons else None
+            lines.append([test.label, *numbers, said(test, found.margin), f"x {ratio:.2f}" if ratio else ""])
+    columns = ["comparison", "points of test accuracy", "95 % interval", "n (seeds)", "p (Holm)", "reading"]
+    return table([*columns, f"training time ({timed_on(found)})"], lines)
+
+
+def timed_on(found: Findings) -> str:
+    """The machines whose seconds the comparisons have."""
+    arms = [arm for test in found.comparisons for arm in found.arms_of(test.label)]
+    return " and ".join(sorted({arm.machines[seed].device for arm in arms for seed in arm.values[SECONDS]}))
 
 
 def learning_rates(root: Path, study: str) -> str:
@@ -94,7 +101,7 @@ def fast_path(root: Path) -> str:
         neither whitening nor relative bias, as plain PyTorch would train it (float32, whole batches, not compiled),
         reach {mean(plain)} %, with everything that makes it fast {mean(fast)} %: {effect(test)},
         {read_words(test, found.margin)}. `python compare.py configs/studies/fast_path.yaml`, rows in
-        [reports/fast_path/results.csv](reports/fast_path/results.csv).""")
+        `reports/fast_path/results.csv`.""")
 
 
 def seed_spread(root: Path) -> str:

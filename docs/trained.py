@@ -147,7 +147,7 @@ def aims(root: Path) -> str:
         if known:
             reached = [f"{known.seconds / 60:.1f}", known.accuracy, str(len(known.accuracies)), known.machine]
         lines.append([*cells, *reached])
-    return table(["aim", "config", "PFLOP", "minutes", "test accuracy, %", "n (seeds)", "machine"], lines)
+    return table(["aim", "config", "PFLOP", "minutes of training", "test accuracy, %", "n (seeds)", "machine"], lines)
 
 
 def header(root: Path, name: str) -> list[str]:

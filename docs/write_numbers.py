@@ -22,7 +22,10 @@ from vit.checks import UsageError
 from vit.cli import fail, say
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/recipe.md", "docs/reproduce.md")
+PAGES = (
+    "README.md", "docs/findings.md", "docs/recipe.md", "docs/reproduce.md", "docs/studies.md", "docs/training.md",
+    "docs/using.md", "benchmarks/README.md",
+)  # fmt: skip
 END = "<!-- end -->"
 
 PARTS: dict[str, Callable[[Path], str]] = {

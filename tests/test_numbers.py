@@ -1,4 +1,4 @@
-"""Every measured number that README, docs/ and the configs state is what its csv file says."""
+"""What README, docs/ and the configs state as measured, but for round numbers in prose, is what its csv file says."""
 
 import json
 import re
@@ -38,6 +38,13 @@ def test_files_are_what_their_csv_files_make_of_them() -> None:
 def test_a_page_states_no_measured_number_by_hand(page: str) -> None:
     by_hand = re.sub(r"<!-- numbers: .*?<!-- end -->", "", (ROOT / page).read_text(), flags=re.DOTALL)
     assert MEASURED.findall(by_hand) == []
+
+
+@pytest.mark.parametrize("page", [*PAGES, "benchmarks/NOTES.md"])
+def test_links_and_pictures_of_a_page_are_there(page: str) -> None:
+    places = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (ROOT / page).read_text())
+    local = [place for place in places if not place.startswith("http")]
+    assert [place for place in local if not ((ROOT / page).parent / place).exists()] == []
 
 
 @pytest.mark.parametrize("words", ["72.24 %", "81.5%", "80 ± 1", "0.056 PFLOP", "in 258 seconds", "16 s,", "3 minutes"])

@@ -23,8 +23,8 @@ class EvalWandbConfig:
 
     Args:
         mode: auto is online if an API key is found and offline otherwise.
-        project: project to log to; null is the one the model was trained in.
-        entity: team or user; null is the one the model was trained by.
+        project: project to log to; null is that of the training for a run folder, of other checkpoints the default.
+        entity: team or user; null likewise.
     """
 
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
