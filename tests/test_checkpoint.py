@@ -15,6 +15,7 @@ import vit
 from vit import checkpoint, data
 from vit.checks import UsageError
 from vit.config import Config, ViTConfig
+from vit.description import read_description
 from vit.files import atomic
 from vit.model import VisionTransformer
 
@@ -62,7 +63,7 @@ class TestLoading:
         assert card.startswith("---\nlicense: mit\n")
         assert "| validation accuracy | 75.00% |" in card
         assert "these are of epoch 3 of 10" in card
-        assert checkpoint.read_description(folder)["results"] == {"val/acc": 0.75, "compute/epoch": 3.0}
+        assert read_description(folder)["results"] == {"val/acc": 0.75, "compute/epoch": 3.0}
 
     def test_whole_numbers_and_any_form_of_a_device_will_do(self, saved: tuple) -> None:
         path = saved[0] / "config.json"
@@ -260,12 +261,12 @@ class TestSaving:
     def test_weights_that_changed_after_loading_have_no_results(self, saved: tuple, tmp_path: Path) -> None:
         model = vit.load(saved[0])
         model.save_pretrained(tmp_path / "same")
-        assert checkpoint.read_description(tmp_path / "same") == checkpoint.read_description(saved[0])
+        assert read_description(tmp_path / "same") == read_description(saved[0])
         with torch.no_grad():
             model.head.bias[3] += 1e-3
         model.save_pretrained(tmp_path / "changed")
         description, card = (
-            checkpoint.read_description(tmp_path / "changed"),
+            read_description(tmp_path / "changed"),
             (tmp_path / "changed" / "README.md").read_text(),
         )
         assert description["results"] == {"weights": "changed after loading, not measured"}
@@ -290,7 +291,7 @@ class TestSaving:
         before = (folder / "model.safetensors").stat().st_mtime_ns
         checkpoint.add_results(folder, {"test/acc": 0.7})
         expected = {"val/acc": 0.75, "compute/epoch": 3.0, "test/acc": 0.7}
-        assert checkpoint.read_description(folder)["results"] == expected
+        assert read_description(folder)["results"] == expected
         assert "| test accuracy | 70.00% |" in (folder / "README.md").read_text()
         assert (folder / "model.safetensors").stat().st_mtime_ns == before
 

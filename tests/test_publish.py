@@ -18,6 +18,7 @@ from vit.checks import UsageError
 from vit.cli import overrides, parse
 from vit.commands import EvalConfig, EvalDataConfig, EvalWandbConfig, PublishConfig
 from vit.config import Config, ViTConfig
+from vit.description import read_description
 from vit.device import autocast
 from vit.evaluation import evaluate
 from vit.publish import FILES, LIMIT, config_of
@@ -32,7 +33,7 @@ PUBLISHED = sorted(path.parent for path in (ROOT / "checkpoints").glob("*/config
 
 def check_published(folder: Path, test: data.Split) -> None:
     check_card(folder)
-    model, results = vit.load(folder), checkpoint.read_description(folder)["results"]
+    model, results = vit.load(folder), read_description(folder)["results"]
     assert sum(parameter.numel() for parameter in model.parameters()) == results["model/params"]
     result = evaluate(model, *test, 256, autocast("fp32", torch.device("cpu")), model.preprocess)
     assert result.acc == pytest.approx(results["test/acc"], abs=0.002)  # batches of another size may round otherwise
@@ -41,7 +42,7 @@ def check_published(folder: Path, test: data.Split) -> None:
 def check_card(folder: Path) -> None:
     assert {path.name for path in folder.iterdir()} == set(FILES)
     assert (folder / "model.safetensors").stat().st_size <= LIMIT <= 8e6
-    description, card = checkpoint.read_description(folder), (folder / "README.md").read_text()
+    description, card = read_description(folder), (folder / "README.md").read_text()
     results, training = description["results"], description["training"]
     (hub,) = ModelCard(card).data.eval_results
     assert (hub.metric_type, hub.metric_value) == ("accuracy", pytest.approx(results["test/acc"], abs=5e-5))
@@ -59,14 +60,14 @@ def check_card(folder: Path) -> None:
 @pytest.mark.parametrize("folder", PUBLISHED, ids=lambda folder: folder.name)
 def test_published_checkpoints(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What they reach is in acceptance/test_published.py, what their training was in test_numbers.py."""
-    results = checkpoint.read_description(folder)["results"]
+    results = read_description(folder)["results"]
     model = checkpoint.load(folder).config
     assert results["model/params"] == compute.count_params(model)
     assert results["model/forward_flops"] == compute.forward_flops(model)
     assert results["test/acc"] == pytest.approx(results["train/test_acc"], abs=0.002)
     check_card(folder)
     monkeypatch.chdir(ROOT)
-    trained = parse(Config, overrides(checkpoint.read_description(folder)["training"]))
+    trained = parse(Config, overrides(read_description(folder)["training"]))
     assert results["config"] == config_of(trained) == f"configs/cpu_2h{'_one_head' * (folder.name == 'one_head')}.yaml"
     for link in re.findall(r"\]\(([^)]+)\)", (folder / "README.md").read_text()):
         assert (folder / link).is_file(), link

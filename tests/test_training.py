@@ -28,6 +28,7 @@ from vit.checks import UsageError
 from vit.cli import Interrupted
 from vit.config import AugmentConfig, Config, DataConfig, OptimConfig, TrainConfig, ViTConfig
 from vit.data import Splits
+from vit.description import read_description
 from vit.device import micro_batches_of
 from vit.runs import train
 from vit.stepper import Stepper, seed_of
@@ -342,7 +343,7 @@ class TestLoop:
         folder = Path(summary["run"])
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         best = max((row for row in rows if "val/acc" in row), key=lambda row: row["val/acc"])
-        saved = vit.checkpoint.read_description(folder / "best")["results"]
+        saved = read_description(folder / "best")["results"]
         assert saved["val/acc"] == best["val/acc"] == summary["best/val_acc"]
         assert saved["compute/epoch"] == best["compute/epoch"]
 
@@ -353,9 +354,7 @@ class TestLoop:
         weights_written = []
 
         def look(folder: Path) -> tuple[dict[str, Any], str]:
-            return vit.checkpoint.read_description(folder / "best")["results"], (
-                folder / "best" / "README.md"
-            ).read_text()
+            return read_description(folder / "best")["results"], (folder / "best" / "README.md").read_text()
 
         original = training.checkpoint.add_results
 

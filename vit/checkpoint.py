@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from vit import data, sources
+from vit import sources
 from vit.card import card
 from vit.checks import UsageError, one_line, shown
-from vit.config import Config, TrainConfig, ViTConfig, flatten
+from vit.config import Config, TrainConfig, ViTConfig
+from vit.description import describe, read_description
 from vit.device import pick_device
 from vit.files import FULL, atomic
 from vit.model import VisionTransformer
 from vit.preprocess import Preprocess
 
-FORMAT = 1
 HERE = "path/to/this/folder"
 CHANGED = "changed after loading, not measured"
 
@@ -32,16 +32,7 @@ def save_checkpoint(folder: Path, model: VisionTransformer, config: Config, resu
     Args:
         results: what is known of these weights (`val/acc`, `compute/epoch`, ...); kept beside them and in the card.
     """
-    description = {
-        "format": FORMAT,
-        "architecture": "VisionTransformer",
-        "model": asdict(config.model),
-        "labels": data.LABELS,
-        "mean": data.MEAN,
-        "std": data.STD,
-        "training": flatten(config),
-        "results": results,
-    }
+    description = describe(config, results)
     write_weights(folder, model.state_dict())
     write_words(folder, description, card(description, str(config.name), HERE))
 
@@ -145,52 +136,6 @@ def find(source: str | Path, token: str | None = None) -> Path:
             raise UsageError(f"{source}: not a checkpoint or run folder ({folder / name} is missing)")
         sources.check_inside(folder / name, root)
     return folder
-
-
-def read_description(folder: Path) -> dict[str, Any]:
-    """The content of config.json, checked.
-
-    Raises:
-        UsageError: it is not JSON, of another format, or lacks something.
-    """
-    path = folder / "config.json"
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # ValueError: an integer of thousands of digits, too
-        raise UsageError(f"{path}: not JSON ({one_line(error)})") from None
-    if not isinstance(description, dict) or description.get("architecture") != "VisionTransformer":
-        raise UsageError(f"{path}: not a checkpoint of this project (architecture is not VisionTransformer)")
-    found = description.get("format")
-    if type(found) is not int or found != FORMAT:
-        raise UsageError(f"{path}: expected format {FORMAT}, got {shown(found)}; update the code to read it")
-    for key, kind in (
-        ("model", dict),
-        ("labels", list),
-        ("mean", list),
-        ("std", list),
-        ("training", dict),
-        ("results", dict),
-    ):
-        if not isinstance(description.get(key), kind):
-            raise UsageError(f"{path}: {key}: expected a {kind.__name__}, got {shown(description.get(key))}")
-    labels = description["labels"]
-    if not all(isinstance(name, str) and 0 < len(name) <= 100 and name.isprintable() for name in labels):
-        raise UsageError(
-            f"{path}: labels: expected a list of printable names of at most 100 signs, got {shown(labels)}"
-        )
-    if len(set(labels)) < len(labels):
-        raise UsageError(f"{path}: labels: expected a list of different names, got {shown(labels)}")
-    for key, least in (("mean", -1e4), ("std", 1e-4)):
-        values = description[key]
-        # 1 is 1.0, but true is not; NaN is not between any two numbers.
-        if len(values) != 3 or not all(type(value) in (int, float) and least <= value <= 1e4 for value in values):
-            raise UsageError(f"{path}: {key}: expected three numbers from {least:g} to 10000, got {shown(values)}")
-        description[key] = [float(value) for value in values]
-    try:
-        json.dumps(description, allow_nan=False)
-    except ValueError:
-        raise UsageError(f"{path}: expected finite numbers, but one is NaN or infinite") from None
-    return description
 
 
 def load(source: str | Path, device: str | torch.device = "cpu", token: str | None = None) -> VisionTransformer:
