@@ -132,15 +132,15 @@ def quickstart_accuracies(root: Path, column: str) -> list[list[float]]:
     return [[float(row[column]) for row in rows if row["arm"] == arm] for arm in found.study.arms]
 
 
-def ablation(root: Path) -> str:
-    """Of the study of the recipe's pieces: each arm's settings, accuracy and distance to the recipe, worst first by
-    validation."""
-    found = results(root, "ablation")
+def changes(root: Path, study: str) -> str:
+    """Of a study whose first arm is the recipe, what each other arm changes, its accuracy and distance to the recipe,
+    worst first by validation."""
+    found = results(root, study)
     rows: dict[str, dict[str, Row]] = {arm: {} for arm in found.study.arms}
     for row in found.rows.values():
         if row[ACCURACY]:  # it did not diverge
             rows[row["arm"]][row["seed"]] = row
-    recipe = rows.pop("recipe")
+    recipe = rows.pop(next(iter(rows)))
 
     def differences(arm: str, column: str) -> list[float]:
         return [float(row[column]) - float(recipe[seed][column]) for seed, row in rows[arm].items()]
