@@ -161,7 +161,7 @@ def look(models: "list[VisionTransformer]", file: str) -> "tuple[Image, list[dic
 
 
 def tiles(model: "VisionTransformer", maps: "list[Tensor]", picture: "Image", block: int) -> str:
-    """Where a model looks, as HTML: rollout, mean of the block and each head of it."""
+    """Where a model looks, as HTML: rollout, then the `block_tiles` of one block."""
     from vit.heads import block_tiles, rollout_tile
 
     if block >= len(maps):

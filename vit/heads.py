@@ -79,7 +79,7 @@ def thumbnail(picture: Image.Image, side: int = TILE) -> Image.Image:
 
 
 def sheet(picture: Image.Image, maps: list[Tensor], patches: int, title: str) -> Image.Image:
-    """One picture of all that the model looks at: the rollout, and a row per block with the mean and every head.
+    """One picture of all that the model looks at: the rollout, and a row per block with the mean, of many, and every head.
 
     A patch is as bright as it is attended to, from 0 to the most of its own tile; the words under a tile say how many
     times the even share, 1 / (S * S), that most is.
@@ -114,8 +114,11 @@ def rollout_tile(picture: Image.Image, maps: list[Tensor], patches: int) -> tupl
 
 
 def block_tiles(picture: Image.Image, maps: list[Tensor], patches: int, number: int) -> list[tuple[str, Image.Image]]:
-    """The `tile`s of one block, counted from 0: the mean of its heads, then each head; arguments as for `sheet`."""
+    """The `tile`s of one block, counted from 0: the mean of its heads, if it has many, then each head; arguments as for
+    `sheet`."""
     heads = over_patches(maps[number][0], patches)
+    if len(heads) == 1:
+        return [tile(f"block {number} head 0", picture, heads[0])]
     mean = tile(f"block {number} mean", picture, heads.mean(dim=0))
     return [mean] + [tile(f"head {head}", picture, each) for head, each in enumerate(heads)]
 
