@@ -79,7 +79,7 @@ def thumbnail(picture: Image.Image, side: int = TILE) -> Image.Image:
 
 
 def sheet(picture: Image.Image, maps: list[Tensor], patches: int, title: str) -> Image.Image:
-    """One picture of all that the model looks at: the rollout, and a row per block with the mean, of many, and every head.
+    """One picture of all that the model looks at: the rollout, and a row of `block_tiles` for each block.
 
     A patch is as bright as it is attended to, from 0 to the most of its own tile; the words under a tile say how many
     times the even share, 1 / (S * S), that most is.
