@@ -139,7 +139,7 @@ def test_every_process_drops_other_images(small: Any, cifar: Any, monkeypatch: p
     """Drop path's masks of the first step: those of process 1 are not those of process 0, nor of process 2."""
     config = small(optim=OptimConfig())
     splits = Splits.load(config.data, torch.device("cpu"))
-    monkeypatch.setattr(Team, "add", lambda *_: None)
+    monkeypatch.setattr(Team, "all_reduce_sum", lambda *_: None)
     masks = []
     for rank in range(3):
         dropped: list[torch.Tensor] = []
