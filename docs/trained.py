@@ -89,9 +89,7 @@ def summary(rows: list[Row]) -> Measured:
     Raises:
         UsageError: some ran on a GPU and some on a CPU, or one on several devices: their minutes have no mean.
     """
-    if moved := [row["device"] for row in rows if ", then " in row["device"]]:
-        raise UsageError(f"a run that went from one device to another has no minutes: {moved[0]}")
-    counts, units = zip(*(units_of(row["device"]) for row in rows), strict=True)
+    counts, units = zip(*(units_of_row(row) for row in rows), strict=True)
     if len(set(units)) > 1:
         raise UsageError(f"runs of one arm on a GPU and on a CPU: {', '.join(sorted({row['device'] for row in rows}))}")
     seconds = [float(row["compute/train_seconds"]) for row in rows]
@@ -105,10 +103,17 @@ def summary(rows: list[Row]) -> Measured:
     )
 
 
+def units_of_row(row: Row) -> tuple[int, str]:
+    units = units_of(row["device"])
+    if units is None:
+        raise UsageError(f"a run that went from one device to another has no minutes: {row['device']}")
+    return units
+
+
 def machine_of(row: Row) -> str:
     """E.g. `Intel Xeon, 1 thread, bfloat16`."""
     name = re.sub(r"\(R\)|\(TM\)| Processor|, threads: \d+$|, \d+ threads$", "", row["device"])
-    count, unit = units_of(row["device"])
+    count, unit = units_of_row(row)
     return ", ".join([name, *([f"{count} thread{'s' * (count > 1)}"] if unit == "core" else []), row["precision"]])
 
 

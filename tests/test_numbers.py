@@ -210,6 +210,8 @@ def test_a_trial_is_compared_with_its_control_seed_by_seed(project: Path) -> Non
     [
         ("d64,none,,,1,0.02", "d64,none,,,1,0.05", "'none' has runs of other settings, control or PFLOP"),
         ("d64,wider,none,model.dim=96,1", "d64,wider,none,model.dim=96,2", "its csv file has nothing for '2'"),
+        ("d64,wider,none,", "d64,wider,nothing,", "'wider': 0 bases have its control, 'nothing'"),
+        ("d64,none,,,1,0.02", "d64,none,,,0,0.02", "d64, 'none': seed 0 has two rows"),
     ],
 )
 def test_trials_that_cannot_be_compared_are_refused(project: Path, old: str, new: str, message: str) -> None:

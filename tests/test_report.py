@@ -282,6 +282,17 @@ def test_an_arm_is_chosen_by_validation_and_reported_on_test(make: Any, tmp_path
     assert "four 7" not in part
 
 
+def test_the_test_split_chooses_no_arm(make: Any, tmp_path: Path) -> None:
+    """Where an arm trains on all images."""
+    study = make()
+    rows = make_rows(study, {"one": 0.0, "four": 0.02})
+    assert "Which should I choose?" in text_of(write_report(study, rows, tmp_path))
+    for row in rows:
+        if row["arm"] == "four":
+            row["best/val_acc"] = ""
+    assert "Which should I choose?" not in text_of(write_report(study, rows, tmp_path))
+
+
 def test_a_mean_is_rounded_alike_everywhere(make: Any, tmp_path: Path) -> None:
     study = make(seeds=[0, 1, 2, 3])
     rows = make_rows(study, {"one": 0.0, "four": 0.02}, seeds=4)

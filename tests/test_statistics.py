@@ -9,7 +9,18 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm
 
-from vit.statistics import Expectation, McNemar, Paired, holm, mcnemar, mean_interval, paired, pairs_needed, verdict
+from vit.statistics import (
+    Expectation,
+    McNemar,
+    Paired,
+    holm,
+    least_p,
+    mcnemar,
+    mean_interval,
+    paired,
+    pairs_needed,
+    verdict,
+)
 
 ACCURACIES = [0.7617, 0.7596, 0.7605, 0.7641, 0.7580, 0.7622, 0.7599, 0.7634]
 DIFFERENCES = [0.0021, 0.0042, -0.0011, 0.0063, 0.0015, 0.0008, 0.0090, -0.0002]
@@ -103,6 +114,14 @@ def test_one_pair_less_than_needed_finds_nothing(comparisons: int) -> None:
     for n, expected in ((needed, "supported"), (needed - 1, "undecided")):
         result = over(np.arange(1, n + 1) / 100)
         assert {verdict(result, p, 0.001, "more") for p in holm([result.p] * comparisons)} == {expected}
+
+
+def test_signs_that_are_drawn_cannot_show_a_smaller_p_than_their_number_allows() -> None:
+    assert over(np.arange(1, 21) / 100).p == pytest.approx(least_p(20))  # 20 pairs of one sign: too many to try all
+    assert over(np.arange(1, 9) / 100).p == pytest.approx(least_p(8))
+    assert least_p(8, comparisons=3) == 3 * 2 / 2**8
+    with pytest.raises(ValueError, match="expected so few comparisons"):
+        pairs_needed(comparisons=300)
 
 
 # --- Both arms alike, always the same

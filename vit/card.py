@@ -107,9 +107,9 @@ def measured(config: ViTConfig, results: dict[str, Any]) -> dict[str, str]:
         rows[words] = f"{numbers['train/test_acc']:.2%}"
     if "compute/train_flops" in numbers:
         cost = f"{numbers['compute/train_flops'] / 1e15:.4g} PFLOP"
-        # Of a training that went on elsewhere, the seconds are of no one device.
-        if "compute/train_seconds" in numbers and ", then " not in str(results.get("device", ", then ")):
-            count, unit = compute.units_of(str(results["device"]))
+        units = compute.units_of(str(results["device"])) if "device" in results else None
+        if "compute/train_seconds" in numbers and units:
+            count, unit = units
             cost += f", {count * numbers['compute/train_seconds'] / 60:.1f} {unit}-minutes"
         # Of a run's checkpoint it is the cost at its epoch, of a published one that of the whole training.
         until = f" up to these weights, of epoch {numbers['compute/epoch']:g}" if "compute/epoch" in numbers else ""

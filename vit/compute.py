@@ -111,14 +111,13 @@ def device_name(device: torch.device, processes: int = 1) -> str:
     return f"{found[1] if found else platform.processor()}, threads: {processes * torch.get_num_threads()}"
 
 
-def units_of(name: str) -> tuple[int, str]:
+def units_of(name: str) -> tuple[int, str] | None:
     """How many of what a `device_name` stands for: (2, "core") or (1, "GPU").
 
-    Raises:
-        ValueError: a training went from one device to another, so that its seconds are of neither.
+    None for "A, then B", of a training that went on elsewhere: its seconds are of no one device.
     """
     if ", then " in name:
-        raise ValueError(f"expected one device, got {name!r}")
+        return None
     threads = re.search(r", threads: (\d+)$|, (\d+) threads$", name)  # the second form is in older results
     if threads:
         return int(threads[1] or threads[2]), "core"
