@@ -108,7 +108,7 @@ class Bench:
         """Ours works in parts that fit a CPU's cache, as `vit/stepper.py` does; a plain loop does not."""
         if not name.startswith("ours"):
             return 1
-        return micro_batches_of(self.settings.batch_size, self.device, self.dtype, self.config.tokens)
+        return micro_batches_of(self.settings.batch_size, self.device, self.config.tokens)
 
     def step(self, name: str, x: Tensor, targets: Tensor) -> None:
         model, parts = self.models[name], self.parts(name)

@@ -454,9 +454,9 @@ class TestLoop:
 
     @pytest.mark.parametrize(("batch_size", "parts"), [(250, 5), (251, 1), (20, 1), (512, 8)])
     def test_parts_of_a_batch_fit_the_cache_of_a_cpu(self, batch_size: int, parts: int) -> None:
-        assert micro_batches_of(batch_size, torch.device("cpu"), torch.float32, tokens=64) == parts
-        assert micro_batches_of(batch_size, torch.device("cpu"), torch.bfloat16, tokens=32) <= max(parts // 2, 1)
-        assert micro_batches_of(batch_size, torch.device("cuda"), torch.bfloat16, tokens=64) == 1
+        assert micro_batches_of(batch_size, torch.device("cpu"), tokens=64) == parts
+        assert micro_batches_of(batch_size, torch.device("cpu"), tokens=32) <= max(parts // 2, 1)
+        assert micro_batches_of(batch_size, torch.device("cuda"), tokens=64) == 1
 
     def test_several_seeds_side_by_side_are_the_runs_they_would_be_alone(self, small: Make) -> None:
         alone = [train(small(name=f"alone{seed}", seed=seed)) for seed in (3, 5)]

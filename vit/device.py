@@ -51,20 +51,19 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager:
     return torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
 
 
-def images_per_pass(device: torch.device, dtype: torch.dtype, tokens: int) -> int:
+def images_per_pass(device: torch.device, tokens: int) -> int:
     """How many images of `tokens` tokens to evaluate at once where nothing else decides it.
 
-    1000 on a GPU. On a CPU about 4000 tokens in float32, or 8000 in bfloat16: the activations are used again while they
-    are in the cache, and their memory is the allocator's own, not taken page by page from the kernel (measured in
-    benchmarks/NOTES.md).
+    1000 on a GPU. On a CPU about 4000 tokens: the activations are used again while they are in the cache, and their
+    memory is the allocator's own, not taken page by page from the kernel (measured in benchmarks/NOTES.md).
     """
-    return max(16384 // dtype.itemsize // tokens, 1) if device.type == "cpu" else 1000
+    return max(4096 // tokens, 1) if device.type == "cpu" else 1000
 
 
-def micro_batches_of(batch_size: int, device: torch.device, dtype: torch.dtype, tokens: int) -> int:
+def micro_batches_of(batch_size: int, device: torch.device, tokens: int) -> int:
     """How many equal micro-batches make a training batch: 1 but on a CPU, where each is about `images_per_pass`."""
     if device.type != "cpu":
         return 1
     divisors = [count for count in range(1, batch_size + 1) if batch_size % count == 0]
-    wanted = batch_size / images_per_pass(device, dtype, tokens)
+    wanted = batch_size / images_per_pass(device, tokens)
     return min(divisors, key=lambda count: abs(math.log(count / wanted)))

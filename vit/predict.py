@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vit.checks import UsageError
-from vit.device import autocast, images_per_pass, precision_dtype
+from vit.device import autocast, images_per_pass
 from vit.evaluation import evaluating
 from vit.preprocess import Preprocess
 
@@ -79,8 +79,7 @@ def ranked(probabilities: Tensor, labels: tuple[str, ...], topk: int) -> list[Pr
 def default_batch_size(model: "VisionTransformer") -> int:
     """Images per forward pass, those of eval.py: in bfloat16 a batch of another size can round differently."""
     device = next(model.parameters()).device
-    dtype = precision_dtype(model.precision, device)
-    return model.eval_batch_size or images_per_pass(device, dtype, model.config.tokens)
+    return model.eval_batch_size or images_per_pass(device, model.config.tokens)
 
 
 def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

@@ -55,7 +55,7 @@ def publish(config: PublishConfig) -> dict[str, Any]:
     model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
 
     _, (images, labels) = data.load(config.data.root)
-    batch_size = images_per_pass(device, torch.float32, model.config.tokens)
+    batch_size = images_per_pass(device, model.config.tokens)
     precision = autocast("fp32", device)
     say(f"{best}: evaluating {len(labels)} test images, then ten views of each")
     result = evaluate(model, images, labels, batch_size, precision, model.preprocess)

@@ -53,7 +53,7 @@ class Stepper:
         self.dtype = precision_dtype(config.train.precision, device)
         self.autocast = autocast(config.train.precision, device)
         share = config.train.batch_size // team.size
-        self.micro_batches = config.train.accumulate or micro_batches_of(share, device, self.dtype, config.model.tokens)
+        self.micro_batches = config.train.accumulate or micro_batches_of(share, device, config.model.tokens)
         self.micro_batch_size = share // self.micro_batches
 
         torch.manual_seed(seed_of(config.seed, "weights"))

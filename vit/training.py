@@ -40,13 +40,12 @@ class Training:
     ) -> None:
         self.config, self.folder, self.splits, self.stepper = config, folder, splits, stepper
         self.device, self.team = device, team = stepper.device, stepper.team
-        dtype, tokens = self.stepper.dtype, config.model.tokens
-        self.eval_batch_size = config.train.eval_batch_size or images_per_pass(device, dtype, tokens)
+        self.eval_batch_size = config.train.eval_batch_size or images_per_pass(device, config.model.tokens)
         self.clock = Clock(device)
         self.best_val_acc = -1.0
         self.origin = {
             "device": compute.device_name(device, team.size),
-            "precision": str(dtype).removeprefix("torch."),
+            "precision": str(stepper.dtype).removeprefix("torch."),
             "torch": str(torch.__version__),  # a class of its own, which state.pt could not hold
             "commit": source_commit(),
         }
