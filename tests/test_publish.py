@@ -68,7 +68,7 @@ def test_published_checkpoints(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     check_card(folder)
     monkeypatch.chdir(ROOT)
     trained = parse(Config, overrides(read_description(folder)["training"]))
-    assert results["config"] == config_of(trained) == f"configs/cpu_2h{'_one_head' * (folder.name == 'one_head')}.yaml"
+    assert results["config"] == config_of(trained) == f"configs/cpu_1h{'_one_head' * (folder.name == 'one_head')}.yaml"
     for link in re.findall(r"\]\(([^)]+)\)", (folder / "README.md").read_text()):
         assert (folder / link).is_file(), link
 
