@@ -42,9 +42,19 @@ def test_a_page_states_no_measured_number_by_hand(page: str) -> None:
 
 @pytest.mark.parametrize("page", [*PAGES, "benchmarks/NOTES.md"])
 def test_links_and_pictures_of_a_page_are_there(page: str) -> None:
-    places = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (ROOT / page).read_text())
-    local = [place for place in places if not place.startswith("http")]
-    assert [place for place in local if not ((ROOT / page).parent / place).exists()] == []
+    places = re.findall(r"\]\(([^)]+)\)", (ROOT / page).read_text())
+    for place in places:
+        if not place.startswith("http"):
+            path, _, heading = place.partition("#")
+            target = (ROOT / page).parent / path if path else ROOT / page
+            assert target.exists(), place
+            assert not heading or heading in headings(target.read_text()), place
+
+
+def headings(markdown: str) -> set[str]:
+    """As GitHub names them in links."""
+    titles = re.findall(r"^#+ (.+)$", markdown, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 @pytest.mark.parametrize("words", ["72.24 %", "81.5%", "80 ± 1", "0.056 PFLOP", "in 258 seconds", "16 s,", "3 minutes"])

@@ -264,6 +264,26 @@ def test_without_an_effect_one_comparison_in_twenty_claims_one() -> None:
     assert sum(result.low > 0 or result.high < 0 for result in results) > at_most(0.05, 1000)  # the interval alone
 
 
+@pytest.mark.parametrize(("n", "coverage"), [(8, 0.88), (12, 0.91)])
+def test_the_bootstrap_alone_is_too_sure(n: int, coverage: float) -> None:
+    """Of 500 intervals for normal differences so many hold the truth, not 95 %."""
+    results = [paired([0.0] * n, each) for each in np.random.default_rng(0).normal(size=(500, n))]
+    assert np.mean([result.low <= 0 <= result.high for result in results]) == pytest.approx(coverage, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("effect", "deviation", "power"),
+    [(1.0, 0.5 * 2**0.5, 0.8), (1.5, 0.5 * 2, 0.9)],
+    ids=["of two arms", "of two gains"],
+)
+def test_what_twelve_seeds_of_the_heads_study_find(effect: float, deviation: float, power: float) -> None:
+    """Where an arm's deviation is half a point, and ten other tests find nothing (200 studies)."""
+    differences = np.random.default_rng(0).normal(effect, deviation, size=(200, 12))
+    results = [paired([0.0] * 12, each) for each in differences]
+    found_it = [verdict(result, min(11 * result.p, 1), 0.5, "more") == "supported" for result in results]
+    assert np.mean(found_it) == pytest.approx(power, abs=0.06)
+
+
 def test_without_an_effect_one_study_of_four_comparisons_in_twenty_claims_any() -> None:
     """400 studies of four arms against the same fifth."""
     adjusted = unadjusted = 0
