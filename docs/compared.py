@@ -24,8 +24,8 @@ def heads(root: Path) -> str:
     taken = " and ".join(f"{ahead('as long', ratio):.2f} ({device}, n = {n})" for device, ratio, n in times)
     return paragraph(f"""
         **In a plain ViT, at equal parameters and FLOPs, each tuned, four heads reach {reached(found, label)}.**
-        Training takes {taken} times as long. **With a relative position bias in every head and whitened patches, as in all
-        that is listed under [Results](#results), four heads reach {heads_with_positions(root)}.**""")
+        Training takes {taken} times as long. **With a relative position bias in every head and whitened patches, as in
+        all that is listed under [Results](#results), four heads reach {heads_with_positions(root)}.**""")
 
 
 def heads_with_positions(root: Path) -> str:

@@ -68,8 +68,8 @@ def test_published_checkpoints(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     check_card(folder)
     monkeypatch.chdir(ROOT)
     trained = parse(Config, overrides(read_description(folder)["training"]))
-    names = {"multi_head": "cpu_1h", "one_head": "cpu_1h_one_head"}  # every other is named after its config
-    assert results["config"] == config_of(trained) == f"configs/{names.get(folder.name, folder.name)}.yaml"
+    names = {"multi_head": "cpu_2h", "one_head": "cpu_2h_one_head"}
+    assert results["config"] == config_of(trained) == f"configs/{names[folder.name]}.yaml"
     for link in re.findall(r"\]\(([^)]+)\)", (folder / "README.md").read_text()):
         assert (folder / link).is_file(), link
 
