@@ -157,7 +157,7 @@ def data_text(training: dict[str, Any], results: dict[str, Any]) -> str:
     if is_published(results):
         when = f"{when}, and once more for this card" if "train/test_acc" in results else "for this card"
     text += f" The test split chose nothing: it was read {when}."
-    return f"{text} This is one seed; what other seeds give is in the reports of the project."
+    return f"{text} This is one seed; all that were trained have a row in the reports of the project."
 
 
 def command_text(training: dict[str, Any], results: dict[str, Any]) -> str:
