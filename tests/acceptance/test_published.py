@@ -1,5 +1,6 @@
 """The trained weights in the repository work with every command on a fresh clone, at once."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from vit import data
 from vit.device import autocast
 from vit.evaluation import evaluate
 from vit.preprocess import Preprocess
+from vit.results import unpack
 
 ROOT = Path(__file__).parents[2]
 CAT = "tests/pictures/cat.png"
@@ -45,14 +47,18 @@ def test_predict_knows_the_cat_and_draws_where_it_looks(checkpoint: str, tmp_pat
         assert drawn.width > 32
 
 
-def test_its_card_tells_its_accuracy(checkpoint: str, cifar: tuple[data.Split, data.Split]) -> None:
-    """In float32, as published; another processor may round an image or two across."""
-    model = vit.load(ROOT / checkpoint)
-    described = json.loads((ROOT / checkpoint / "config.json").read_text())["results"]["test/acc"]
-    images, labels = cifar[1]
+def test_its_weights_are_those_of_its_row(checkpoint: str, cifar: tuple[data.Split, data.Split]) -> None:
+    """It has right what its training had, up to what float32 instead of bfloat16 decides; a fifth of the images."""
+    folder = ROOT / checkpoint
+    rung = Path(json.loads((folder / "config.json").read_text())["results"]["config"]).stem.removesuffix("_one_head")
+    with (ROOT / f"reports/{rung}/results.csv").open(newline="") as file:
+        rows = {(row["phase"], row["arm"], row["seed"]): row for row in csv.DictReader(file)}
+    right = torch.from_numpy(unpack(rows["final", folder.name, "0"]["test/correct"]))[:2000]
+    images, labels = (each[:2000] for each in cifar[1])
+    model = vit.load(folder)
     result = evaluate(model, images, labels, 64, autocast("fp32", torch.device("cpu")), model.preprocess)
-    assert result.acc == pytest.approx(described, abs=0.0005)
-    assert f"{100 * described:.2f}%" in (ROOT / checkpoint / "README.md").read_text()
+    same = (result.probabilities.argmax(dim=1) == labels) == right
+    assert same.float().mean() > 0.99
 
 
 def test_it_is_exported(checkpoint: str, tmp_path: Path) -> None:
