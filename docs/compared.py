@@ -21,7 +21,7 @@ def heads(root: Path) -> str:
     """The headline: four heads against one, in a plain ViT and in the recipe of the ladder."""
     found = findings(root, "heads")
     label = "4 heads against 1"
-    times = time_ratios(root, "heads", *found.study.comparisons[label])
+    times = time_ratios(list(results(root, "heads").rows.values()), *found.study.comparisons[label])
     taken = " and ".join(f"{ahead('as long', ratio):.2f} ({device}, n = {n})" for device, ratio, n in times)
     return paragraph(f"""
         **In a plain ViT, at equal parameters and FLOPs, each tuned, four heads reach {reached(found, label)}.**
@@ -49,32 +49,33 @@ def reached(found: Findings, label: str) -> str:
 
 def heads_table(root: Path) -> str:
     """Every comparison and interaction."""
-    found = findings(root, "heads")
+    found, rows = findings(root, "heads"), list(results(root, "heads").rows.values())
     lines = []
     counts: dict[str, list[float]] = {}
     for test in [*found.comparisons, *found.interactions]:
         if test.paired is not None:
             numbers = [amount(test, test.paired.mean, unit=False), between(test), str(test.paired.n), p_text(test)]
-            flops = found.ratio(test.label, FLOPS) if test in found.comparisons else None
-            ratios = {}
-            for device, ratio, n in time_ratios(root, "heads", *found.study.comparisons.get(test.label, ("", ""))):
-                counts.setdefault(device, []).append(n)
-                ratios[device] = f"x {ratio:.2f}"
-            cells = [test.label, *numbers, said(test, found.margin), f"x {flops:.2f}" if flops else ""]
+            flops, ratios = "", {}
+            if test in found.comparisons:
+                flops = f"x {found.ratio(test.label, FLOPS):.2f}"
+                for device, ratio, n in time_ratios(rows, test.a, test.b):
+                    counts.setdefault(device, []).append(n)
+                    ratios[device] = f"x {ratio:.2f}"
+            cells = [test.label, *numbers, said(test, found.margin), flops]
             lines.append((cells, ratios))
     columns = ["comparison", "points of test accuracy", "95 % interval", "n (seeds)", "p (Holm)", "reading", "FLOPs"]
     timed = [f"time, {device} (n = {span(each, 'd')})" for device, each in counts.items()]
     return table([*columns, *timed], [[*cells, *(ratios.get(each, "") for each in counts)] for cells, ratios in lines])
 
 
-def time_ratios(root: Path, study: str, a: str, b: str) -> list[tuple[str, float, int]]:
+def time_ratios(rows: list[Row], a: str, b: str) -> list[tuple[str, float, int]]:
     """For each device that trained two arms: its name, b's mean seconds over a's at the seeds of both, and how many.
 
     The most seeds come first.
     """
     seconds: dict[str, dict[str, dict[str, float]]] = {}
-    for row in results(root, study).rows.values():
-        if row["phase"] == "final" and row["arm"] in (a, b):
+    for row in rows:
+        if row["phase"] == "final" and row["arm"] in (a, b) and row[ACCURACY]:  # it did not diverge
             seconds.setdefault(row["device"], {a: {}, b: {}})[row["arm"]][row["seed"]] = float(row[SECONDS])
     found = []
     for device, arms in seconds.items():
