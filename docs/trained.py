@@ -15,8 +15,9 @@ from tables import Row, ahead, deviation, mean, paragraph, table
 
 from vit.checks import UsageError
 from vit.cli import parse
-from vit.compute import count_params, train_flops, units_of
+from vit.compute import count_params, units_of
 from vit.config import Config
+from vit.window import train_flops
 
 LADDER = ("quickstart", "cpu_30min", "cpu_1h", "cpu_2h", "speedrun", "best", "speedrun_cpu")
 NOT_YET = "not yet measured"
@@ -120,8 +121,8 @@ def machine_of(row: Row) -> str:
 def pflop(config: Config) -> str:
     """PFLOP of a whole training, in closed form; the last incomplete batch of an epoch is left out."""
     images = config.data.train_images or 50000 - config.data.val_images
-    seen = config.train.epochs * (images - images % config.train.batch_size)
-    return f"{seen * train_flops(config.model) / 1e15:.3g}"
+    steps = config.train.epochs * (images // config.train.batch_size)
+    return f"{train_flops(config, steps, steps) / 1e15:.3g}"
 
 
 def results(root: Path) -> str:

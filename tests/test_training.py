@@ -86,11 +86,13 @@ class TestReproducible:
             config = small(name=f"heads{heads}", model=ViTConfig(dim=16, depth=2, heads=heads, drop_path=0.2))
             original = vit.VisionTransformer.forward
 
-            def forward(self: Any, x: torch.Tensor, *rest: Any, original: Any = original, heads: int = heads) -> Any:
+            def forward(
+                self: Any, x: torch.Tensor, *rest: Any, original: Any = original, heads: int = heads, **options: Any
+            ) -> Any:
                 if self.training:
                     seen.setdefault(heads, []).append(x.clone())
                     weights.setdefault(heads, {name: each.clone() for name, each in self.state_dict().items()})
-                return original(self, x, *rest)
+                return original(self, x, *rest, **options)
 
             with monkeypatch.context() as patch:
                 patch.setattr(vit.VisionTransformer, "forward", forward)
@@ -246,7 +248,7 @@ class TestResume:
         assert summary["commit"] == "aaa, then bbb"
         assert summary["device"].endswith(", then another CPU, threads: 1")
         # Its seconds are of no one device, so that its card tells no core-minutes.
-        card = (Path(summary["checkpoint"]) / "README.md").read_text()
+        card = (Path(summary["run"]) / "last" / "README.md").read_text()
         assert " PFLOP |" in card
         assert "core-minutes" not in card
         assert summary["torch"] == torch.__version__
@@ -272,10 +274,11 @@ class TestLoop:
         end |= {"inference/batch_1_seconds", "inference/batch_256_seconds"}
         assert kinds == [start, steps, val, steps, steps, val, end]
         assert all(axes <= set(row) for row in rows)
-        # 12 steps of 20 images, each costing what the closed form says.
+        # 12 steps of 20 images, each costing what the closed form says; 5 of them see a window.
         config = small().model
         assert rows[-1]["compute/images_seen"] == 240
-        assert rows[-1]["compute/train_flops"] == 240 * compute.train_flops(config)
+        part = dataclasses.replace(config, image_size=16)
+        assert rows[-1]["compute/train_flops"] == 140 * compute.train_flops(config) + 100 * compute.train_flops(part)
         assert rows[-1]["best/val_acc"] == max(row["val/acc"] for row in rows if "val/acc" in row)
         summary = json.loads((uninterrupted / "summary.json").read_text())
         assert set().union(*kinds) <= summary.keys()
@@ -426,8 +429,8 @@ class TestLoop:
         seen = []
         original = vit.VisionTransformer.forward
 
-        def forward(self: Any, x: torch.Tensor, *rest: Any) -> Any:
-            logits = original(self, x, *rest)
+        def forward(self: Any, x: torch.Tensor, *rest: Any, **options: Any) -> Any:
+            logits = original(self, x, *rest, **options)
             if self.training:
                 seen.append((len(x), logits.dtype))
             return logits

@@ -190,6 +190,9 @@ class TrainConfig:
         batch_size: images per optimizer step; the last incomplete batch of an epoch is left out.
         accumulate: micro-batches of each batch, whose gradients are averaged; null is 1 on a GPU, and on a CPU as many
             as make each fit its cache.
+        window: side in pixels, a multiple of patch_size, of what the first steps see of a batch's images, a square at a
+            random place (see vit/window.py); null is all.
+        window_share: the part of all steps that see no more than that.
         label_smoothing: probability mass spread over all classes.
         precision: auto is bfloat16 autocast on a GPU or a CPU that has units for it, float32 elsewhere.
         compile: torch.compile the model. (One process on a GPU replays its steps as a CUDA graph with it or without.)
@@ -202,6 +205,8 @@ class TrainConfig:
     epochs: int = 10
     batch_size: int = 250
     accumulate: int | None = None
+    window: int | None = None
+    window_share: float = 0.5
     label_smoothing: float = 0.1
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False
@@ -219,6 +224,7 @@ class TrainConfig:
         check_batch_size("train.eval_batch_size", self.eval_batch_size)
         divides = self.accumulate is None or (self.accumulate > 0 and self.batch_size % self.accumulate == 0)
         check(divides, "train.accumulate", f"a divisor of batch_size {self.batch_size} or null", self.accumulate)
+        check(0 < self.window_share <= 1, "train.window_share", "a part, above 0 and at most 1", self.window_share)
         check(0 <= self.label_smoothing < 1, "train.label_smoothing", "a number in [0, 1)", self.label_smoothing)
 
 
@@ -290,6 +296,9 @@ class Config:
             check(
                 getattr(self.model, key) == value, f"model.{key}", f"{value}, as in CIFAR-10", getattr(self.model, key)
             )
+        side, patch = self.train.window, self.model.patch_size
+        fits = side is None or (0 < side < self.model.image_size and side % patch == 0)
+        check(fits, "train.window", f"a multiple of patch_size {patch} below {self.model.image_size}, or null", side)
         measured = self.train.test or self.data.val_images > 0
         check(measured, "train.test", "true where there is no validation split", self.train.test)
         size = self.data.train_images or 50000 - self.data.val_images

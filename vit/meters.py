@@ -9,7 +9,7 @@ from torch import Tensor
 from vit import compute
 
 
-class Window:
+class Meter:
     """Sums over the steps since the last logged row, kept on the device so that no step waits for them."""
 
     def __init__(self, device: torch.device) -> None:
@@ -37,7 +37,7 @@ class Window:
         self.steps += 1
 
     def row(self, seconds: float) -> dict[str, Any]:
-        """The window as a row, and a new window."""
+        """The sums as a row; they begin anew."""
         loss, correct, norm = self.sums.tolist()
         row = {
             "train/loss": loss / self.steps,

@@ -25,11 +25,13 @@ class PatchEmbed(nn.Module):
         # A convolution with stride = kernel size is that linear map; the weight keeps its shape (D, C, P, P).
         self.proj = nn.Conv2d(config.channels, config.dim, config.patch_size, stride=config.patch_size)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, patches: Tensor | None = None) -> Tensor:
         B, C, height, width = x.shape
         P = self.proj.kernel_size[0]
         x = x.reshape(B, C, height // P, P, width // P, P)
         x = x.permute(0, 2, 4, 1, 3, 5).reshape(B, -1, C * P * P)  # (B, N, C*P*P)
+        if patches is not None:
+            x = x[:, patches]
         return F.linear(x, self.proj.weight.flatten(1), self.proj.bias)  # (B, N, D)
 
 
@@ -55,7 +57,9 @@ class Attention(nn.Module):
             self.scale = nn.Parameter(torch.tensor(math.log2(tokens**2 - tokens)))
         self.relative_bias = RelativeBias(config, heads) if config.relative_bias else None
 
-    def forward(self, x: Tensor, return_attention: bool = False) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, x: Tensor, return_attention: bool = False, patches: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """(B, N, D) -> (B, N, D), and the attention maps (B, H, N, N) if asked for."""
         B, N, _ = x.shape
         qkv = self.qkv(x).reshape(B, N, 3, self.heads, self.head_dim)
@@ -64,7 +68,7 @@ class Attention(nn.Module):
         if self.scale is not None:
             q, k = F.normalize(q, dim=-1) * self.scale, F.normalize(k, dim=-1)
             scale = 1.0
-        bias = None if self.relative_bias is None else self.relative_bias().to(q.dtype)  # (H, N, N)
+        bias = None if self.relative_bias is None else self.relative_bias(patches).to(q.dtype)  # (H, N, N)
         maps = None
         if return_attention or plain_products(v.device, v.dtype, N):
             scores = q * scale @ k.transpose(-2, -1)  # (B, H, N, N)
@@ -100,10 +104,10 @@ class RelativeBias(nn.Module):
         start = (-distance).flatten(1).log_softmax(dim=1) + math.log(config.patches)
         self.table = nn.Parameter(start / self.GAIN)
 
-    def forward(self) -> Tensor:
+    def forward(self, patches: Tensor | None = None) -> Tensor:
         """(H, N, N): the number of each query's and key's offset, 0 for a class token."""
         # Made here each time, not kept as a buffer: a model that is loaded begins without the content of its tensors.
-        place = torch.arange(self.side**2, device=self.table.device)
+        place = torch.arange(self.side**2, device=self.table.device) if patches is None else patches
         down, right = (each[:, None] - each + self.side - 1 for each in (place // self.side, place % self.side))
         bias = self.GAIN * self.table[:, down * (2 * self.side - 1) + right]  # (H, patches, patches)
         return F.pad(bias, (self.prefix_tokens, 0, self.prefix_tokens, 0))
@@ -139,8 +143,10 @@ class Block(nn.Module):
         self.mlp = Mlp(config)
         self.drop_path = drop_path
 
-    def forward(self, x: Tensor, return_attention: bool = False) -> tuple[Tensor, Tensor | None]:
-        branch, maps = self.attn(self.norm1(x), return_attention)
+    def forward(
+        self, x: Tensor, return_attention: bool = False, patches: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        branch, maps = self.attn(self.norm1(x), return_attention, patches)
         x = x + self.drop(branch)
         x = x + self.drop(self.mlp(self.norm2(x)))
         return x, maps
@@ -197,12 +203,16 @@ class VisionTransformer(nn.Module, Pretrained):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
-    def forward(self, x: Tensor, return_attention: bool = False) -> Tensor | tuple[Tensor, list[Tensor]]:
+    def forward(
+        self, x: Tensor, return_attention: bool = False, patches: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, list[Tensor]]:
         """Classify normalised images.
 
         Args:
             x: (B, C, image_size, image_size), float.
             return_attention: also return what every head attends to.
+            patches: (n,), int64, the patches that are seen, numbered row by row; null is all. N is n then (and 1 with a
+                class token), the cost that of a smaller image, and every patch keeps its position.
 
         Returns:
             Logits (B, classes); with `return_attention` also L attention maps (B, H, N, N), whose rows sum to 1.
@@ -213,14 +223,18 @@ class VisionTransformer(nn.Module, Pretrained):
         C, side = self.config.channels, self.config.image_size
         if x.ndim != 4 or x.shape[1:] != (C, side, side):
             raise ValueError(f"expected images of shape (B, {C}, {side}, {side}), got {tuple(x.shape)}")
-        x = self.patch_embed(x)  # (B, N, D)
+        x = self.patch_embed(x, patches)  # (B, N, D)
+        positions = self.pos_embed
+        if patches is not None:
+            prefix = self.config.tokens - self.config.patches
+            positions = torch.cat([positions[:, :prefix], positions[:, prefix + patches]], dim=1)
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
         # In the projection's precision: a float32 sum would carry float32 through every block under autocast.
-        x = x + self.pos_embed.to(x.dtype)
+        x = x + positions.to(x.dtype)
         attention = []
         for block in self.blocks:
-            x, maps = block(x, return_attention)
+            x, maps = block(x, return_attention, patches)
             attention.append(maps)
         x = self.norm(x)
         x = x.mean(dim=1) if self.cls_token is None else x[:, 0]  # (B, D)

@@ -6,13 +6,14 @@ import hashlib
 import math
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vit import compute
+from vit import compute, window
 from vit.augment import augment
 from vit.checks import UsageError
 from vit.cli import say
@@ -20,7 +21,7 @@ from vit.config import Config
 from vit.cuda_graph import CudaGraph
 from vit.data import Split
 from vit.device import autocast, micro_batches_of, precision_dtype
-from vit.meters import Window
+from vit.meters import Meter
 from vit.model import VisionTransformer
 from vit.optim import make_optimizers, schedule, set_lr, update_ema
 from vit.parallel import Team
@@ -68,18 +69,18 @@ class Stepper:
         self.optimizers = make_optimizers(self.model, config.optim, captured)
         self.step = 0
         self.stopped_by = 0  # the signal, if one has come
-        self.window = Window(device)
+        self.meter = Meter(device)
         if config.train.compile:
             for each in {self.model, self.evaluated}:
                 each.compile()  # in place, so that parameters keep their names
         self.stream: Any = contextlib.nullcontext()
-        self.graph: CudaGraph | None = None
+        self.graphs: dict[bool, CudaGraph] = {}
         if device.type == "cuda":
             stream = torch.cuda.Stream(device)
             stream.wait_stream(torch.cuda.current_stream(device))  # which made the weights
             self.stream = torch.cuda.stream(stream)
             if captured:
-                self.graph = CudaGraph(self.update, device)
+                self.graphs = {small: CudaGraph(partial(self.update, small), device) for small in (True, False)}
 
     @property
     def done(self) -> bool:
@@ -98,10 +99,10 @@ class Stepper:
     @property
     def train_flops(self) -> int:
         """FLOPs spent on training so far."""
-        return self.step * self.config.train.batch_size * compute.train_flops(self.config.model)
+        return window.train_flops(self.config, self.step, self.steps)
 
     def compile(self) -> None:
-        """Compile the model on a batch of zeros, outside the clock, and say how long that took.
+        """Compile the model, on zeros and outside the clock, for all that is still to come; say how long that took.
 
         Raises:
             UsageError: it cannot be compiled here, for want of a C++ compiler for instance.
@@ -110,9 +111,11 @@ class Stepper:
 
         start = time.perf_counter()
         images = torch.zeros(self.micro_batch_size, 3, 32, 32, device=self.device)
+        opened = window.is_open(self.config.train, self.step, self.steps)
         try:
-            with self.autocast:
-                self.model(images).sum().backward()
+            for patches in [window.patches(self.config, self.device), None] if opened else [None]:
+                with self.autocast:
+                    self.model(images, patches=patches).sum().backward()
         except TorchDynamoException as error:
             reason = str(error).splitlines()[0]
             raise UsageError(f"train.compile: the model cannot be compiled here ({reason})") from None
@@ -148,35 +151,40 @@ class Stepper:
         indices = self.order[1][batch * B : (batch + 1) * B]
         seed = seed_of(config.seed, "step", self.step)
         set_lr(self.optimizers, schedule(self.step, self.steps, config.optim))
-        if self.graph is not None:
-            self.graph(indices, seed)
+        small = window.is_open(config.train, self.step, self.steps)
+        if self.graphs:
+            self.graphs[small](indices, seed)
         else:
             torch.manual_seed(seed)
-            self.update(indices)
+            self.update(small, indices)
         if self.ema is not None:
             update_ema(self.ema, self.model, self.step, config.optim.ema)
         self.step += 1
-        self.window.count(B)
+        self.meter.count(B)
 
-    def update(self, indices: Tensor) -> None:
-        """Move the weights by the gradient of these B training images. It reads nothing back from the device."""
+    def update(self, small: bool, indices: Tensor) -> None:
+        """Move the weights by the gradient of these B training images, or of a `small` window of them.
+
+        It reads nothing back from the device.
+        """
         config, team = self.config, self.team
         # All B in every process, so that a team sees the very images that one process would: mixing needs pairs.
         x, targets = augment(self.images[indices], self.labels[indices], config.model.classes, config.augment)
+        patches = window.patches(config, self.device) if small else None
         x, targets = team.shard(x), team.shard(targets)
         if team.rank:  # or drop path would drop the same images of every share
             torch.manual_seed(seed_of(config.seed, f"process {team.rank}", self.step))
         for images, target in zip(x.chunk(self.micro_batches), targets.chunk(self.micro_batches), strict=True):
             with self.autocast:
-                logits = self.model(images)
+                logits = self.model(images, patches=patches)
             loss = F.cross_entropy(logits.float(), target, label_smoothing=config.train.label_smoothing)
             loss = loss / (self.micro_batches * team.size)
             loss.backward()
-            self.window.add(loss.detach(), logits.detach(), target)
+            self.meter.add(loss.detach(), logits.detach(), target)
         parameters = list(self.model.parameters())
-        team.all_reduce_sum([*(each.grad for each in parameters if each.grad is not None), self.window.now])
+        team.all_reduce_sum([*(each.grad for each in parameters if each.grad is not None), self.meter.now])
         limit = config.optim.clip_norm or math.inf
-        self.window.close(torch.nn.utils.clip_grad_norm_(parameters, limit))
+        self.meter.close(torch.nn.utils.clip_grad_norm_(parameters, limit))
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
@@ -184,7 +192,7 @@ class Stepper:
     def state(self) -> dict[str, Any]:
         return {
             "step": self.step,
-            "window": self.window.state(),
+            "meter": self.meter.state(),
             "model": self.model.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
@@ -198,7 +206,7 @@ class Stepper:
         """
         with self.stream:
             self.step = state["step"]
-            self.window.restore(state["window"])
+            self.meter.restore(state["meter"])
             self.model.load_state_dict(state["model"])
             if self.ema is not None:
                 self.ema.load_state_dict(state["ema"])

@@ -83,7 +83,7 @@ class Training:
             progress.advance(stepper.step)
             if stepper.step % config.log_every == 0 or stepper.done:
                 self.clock.lap()
-                row = stepper.window.row(self.clock.seconds)
+                row = stepper.meter.row(self.clock.seconds)
                 row["train/lr"] = float(stepper.optimizers[0].param_groups[0]["lr"])
                 self.log(row)
                 progress.show(stepper.step, row["train/loss"], row["train/acc"], row["train/images_per_second"])
