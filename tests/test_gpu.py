@@ -25,7 +25,7 @@ def config(precision: str = "fp32", compile: bool = False, seed: int = 0, **mode
         model=ViTConfig(**({"dim": 64, "depth": 2, "heads": 4, "drop_path": 0.2} | model)),
         augment=AugmentConfig(cutout=8, erasing=0.3, mixup=0.4, cutmix=1.0, policy="trivialaugment"),
         optim=OptimConfig(ema=0.9),
-        train=TrainConfig(epochs=2, batch_size=50, window=16, precision=precision, compile=compile),
+        train=TrainConfig(epochs=2, batch_size=50, window=16, window_share=0.5, precision=precision, compile=compile),
     )
 
 

@@ -206,7 +206,7 @@ class TrainConfig:
     batch_size: int = 250
     accumulate: int | None = None
     window: int | None = None
-    window_share: float = 0.5
+    window_share: float = 0.85
     label_smoothing: float = 0.1
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False
