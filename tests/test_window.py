@@ -31,59 +31,66 @@ def windowed(side: int, share: float = 0.5, model: ViTConfig = MODELS["mean"]) -
     return Config(model=model, train=TrainConfig(window=side, window_share=share))
 
 
-def pixels_of(patches: torch.Tensor) -> torch.Tensor:
-    """Which pixels of a 32 x 32 image lie in those of its 4 x 4 patches."""
-    mask = torch.zeros(64, dtype=torch.bool)
-    mask[patches] = True
-    return mask.view(8, 8).repeat_interleave(4, dim=0).repeat_interleave(4, dim=1)
+def pixels_of(places: torch.Tensor) -> torch.Tensor:
+    """Which pixels of 32 x 32 images lie in those of their 4 x 4 patches: (B, n) -> (B, 1, 32, 32)."""
+    mask = torch.zeros(len(places), 64, dtype=torch.bool).scatter(1, places, True)
+    return mask.view(-1, 1, 8, 8).repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
 
 
 @of_each_model
-class TestPatches:
+class TestPlaces:
     def test_all_of_them_are_the_whole_image(self, config: ViTConfig) -> None:
         model, images = VisionTransformer(config), torch.randn(2, 3, 32, 32)
-        assert torch.equal(model(images, patches=torch.arange(64)), model(images))
-
-    def test_their_order_changes_nothing(self, config: ViTConfig) -> None:
-        """So each brings its position, and its offset from every other."""
-        model, images = VisionTransformer(config), torch.randn(2, 3, 32, 32)
-        assert torch.allclose(model(images, patches=torch.randperm(64)), model(images), atol=1e-5)
+        assert torch.equal(model(images, places=torch.arange(64).expand(2, -1)), model(images))
 
     def test_nothing_else_is_seen(self, config: ViTConfig) -> None:
         model, images = VisionTransformer(config), torch.randn(2, 3, 32, 32)
-        patches = window.patches(windowed(16), CPU)
-        inside, outside = (images.where(where, 9.0) for where in (pixels_of(patches), ~pixels_of(patches)))
-        assert torch.equal(model(inside, patches=patches), model(images, patches=patches))
-        assert not torch.allclose(model(outside, patches=patches), model(images, patches=patches), atol=1e-4)
+        places = window.places(windowed(16), 2, CPU)
+        inside, outside = (images.where(where, 9.0) for where in (pixels_of(places), ~pixels_of(places)))
+        assert torch.equal(model(inside, places=places), model(images, places=places))
+        assert not torch.allclose(model(outside, places=places), model(images, places=places), atol=1e-4)
 
     def test_they_attend_as_in_the_whole_image_but_to_each_other_alone(self, config: ViTConfig) -> None:
-        model, images = VisionTransformer(config), torch.randn(2, 3, 32, 32)
-        patches = window.patches(windowed(16), CPU)
-        kept = torch.cat([torch.arange(config.tokens - 64), config.tokens - 64 + patches])
+        """So each brings its position, and its offset from every other."""
+        model, images = VisionTransformer(config), torch.randn(3, 3, 32, 32)
+        places = window.places(windowed(16), 3, CPU)
         _, (whole, _) = model(images, return_attention=True)
-        _, (part, _) = model(images, return_attention=True, patches=patches)
-        expected = whole[:, :, kept][:, :, :, kept]
-        assert torch.allclose(part, expected / expected.sum(dim=-1, keepdim=True), atol=1e-6)
+        _, (part, _) = model(images, return_attention=True, places=places)
+        extra = config.tokens - config.patches
+        for ours, all_of_them, those in zip(part, whole, places, strict=True):
+            kept = torch.cat([torch.arange(extra), extra + those])
+            expected = all_of_them[:, kept][:, :, kept]
+            assert torch.allclose(ours, expected / expected.sum(dim=-1, keepdim=True), atol=1e-6)
 
     def test_flops_are_those_of_a_smaller_image(self, config: ViTConfig) -> None:
         with torch.device("meta"):
             model, images = VisionTransformer(config), torch.empty(1, 3, 32, 32)
         with FlopCounterMode(display=False) as counter:
-            model(images, patches=window.patches(windowed(12), CPU).to("meta")).sum().backward()
+            model(images, places=window.places(windowed(12), 1, CPU).to("meta")).sum().backward()
         expected = window.train_flops(windowed(12, model=config), step=1, steps=2)
         assert counter.get_total_flops() * 250 == expected < 250 * compute.train_flops(config)
 
 
-def test_a_window_is_a_square_at_any_place() -> None:
-    places = set()
-    for seed in range(200):
-        torch.manual_seed(seed)
-        patches = window.patches(windowed(20), CPU)
-        rows, columns = patches // 8, patches % 8
-        top, left = int(rows.min()), int(columns.min())
-        assert patches.tolist() == [8 * row + column for row in range(top, top + 5) for column in range(left, left + 5)]
-        places.add((top, left))
-    assert places == {(top, left) for top in range(4) for left in range(4)}
+def test_a_window_is_a_square_at_any_place_in_every_image() -> None:
+    torch.manual_seed(0)
+    found = set()
+    for places in window.places(windowed(20), 200, CPU):
+        top, left = divmod(int(places[0]), 8)
+        assert places.tolist() == [8 * row + column for row in range(top, top + 5) for column in range(left, left + 5)]
+        found.add((top, left))
+    assert found == {(top, left) for top in range(4) for left in range(4)}
+
+
+def test_gradients_are_the_same_to_the_bit_every_time() -> None:
+    """With many images and threads, whose sums into the embedding of one place could be in any order."""
+    model, images = VisionTransformer(MODELS["relative bias"]), torch.randn(500, 3, 32, 32)
+    places = window.places(windowed(24), 500, CPU)
+    found = []
+    for _ in range(10):
+        model.zero_grad()
+        model(images, places=places).sum().backward()
+        found.append([each.grad.clone() for each in model.parameters() if each.grad is not None])
+    assert all(torch.equal(a, b) for grads in found for a, b in zip(grads, found[0], strict=True))
 
 
 def test_the_first_steps_see_it_and_cost_less(small: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,10 +98,10 @@ def test_the_first_steps_see_it_and_cost_less(small: Callable[..., Config], monk
     config, seen = small(), []
     original = VisionTransformer.forward
 
-    def forward(self: Any, x: torch.Tensor, return_attention: bool = False, patches: torch.Tensor | None = None) -> Any:
+    def forward(self: Any, x: torch.Tensor, return_attention: bool = False, places: torch.Tensor | None = None) -> Any:
         if self.training:
-            seen.append(16 if patches is None else len(patches))
-        return original(self, x, return_attention, patches)
+            seen.append(16 if places is None else places.shape[1])
+        return original(self, x, return_attention, places)
 
     monkeypatch.setattr(VisionTransformer, "forward", forward)
     folder = Path(train(config)["run"])

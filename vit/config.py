@@ -190,7 +190,7 @@ class TrainConfig:
         batch_size: images per optimizer step; the last incomplete batch of an epoch is left out.
         accumulate: micro-batches of each batch, whose gradients are averaged; null is 1 on a GPU, and on a CPU as many
             as make each fit its cache.
-        window: side in pixels, a multiple of patch_size, of what the first steps see of a batch's images, a square at a
+        window: side in pixels, a multiple of patch_size, of what the first steps see of each image, a square at a
             random place (see vit/window.py); null is all.
         window_share: the part of all steps that see no more than that.
         label_smoothing: probability mass spread over all classes.

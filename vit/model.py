@@ -25,13 +25,13 @@ class PatchEmbed(nn.Module):
         # A convolution with stride = kernel size is that linear map; the weight keeps its shape (D, C, P, P).
         self.proj = nn.Conv2d(config.channels, config.dim, config.patch_size, stride=config.patch_size)
 
-    def forward(self, x: Tensor, patches: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, places: Tensor | None = None) -> Tensor:
+        """(B, C, height, width) -> (B, N, D), or of the patches at `places` (B, n) alone -> (B, n, D)."""
         B, C, height, width = x.shape
         P = self.proj.kernel_size[0]
         x = x.reshape(B, C, height // P, P, width // P, P)
         x = x.permute(0, 2, 4, 1, 3, 5).reshape(B, -1, C * P * P)  # (B, N, C*P*P)
-        if patches is not None:
-            x = x[:, patches]
+        x = x if places is None else seen(x, places)
         return F.linear(x, self.proj.weight.flatten(1), self.proj.bias)  # (B, N, D)
 
 
@@ -57,9 +57,7 @@ class Attention(nn.Module):
             self.scale = nn.Parameter(torch.tensor(math.log2(tokens**2 - tokens)))
         self.relative_bias = RelativeBias(config, heads) if config.relative_bias else None
 
-    def forward(
-        self, x: Tensor, return_attention: bool = False, patches: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x: Tensor, return_attention: bool = False) -> tuple[Tensor, Tensor | None]:
         """(B, N, D) -> (B, N, D), and the attention maps (B, H, N, N) if asked for."""
         B, N, _ = x.shape
         qkv = self.qkv(x).reshape(B, N, 3, self.heads, self.head_dim)
@@ -68,7 +66,7 @@ class Attention(nn.Module):
         if self.scale is not None:
             q, k = F.normalize(q, dim=-1) * self.scale, F.normalize(k, dim=-1)
             scale = 1.0
-        bias = None if self.relative_bias is None else self.relative_bias(patches).to(q.dtype)  # (H, N, N)
+        bias = None if self.relative_bias is None else self.relative_bias(N).to(q.dtype)  # (H, N, N)
         maps = None
         if return_attention or plain_products(v.device, v.dtype, N):
             scores = q * scale @ k.transpose(-2, -1)  # (B, H, N, N)
@@ -104,11 +102,12 @@ class RelativeBias(nn.Module):
         start = (-distance).flatten(1).log_softmax(dim=1) + math.log(config.patches)
         self.table = nn.Parameter(start / self.GAIN)
 
-    def forward(self, patches: Tensor | None = None) -> Tensor:
-        """(H, N, N): the number of each query's and key's offset, 0 for a class token."""
+    def forward(self, tokens: int) -> Tensor:
+        """(H, N, N): the number of each query's and key's offset, 0 for a class token. The patches are a square."""
+        side = math.isqrt(tokens - self.prefix_tokens)
         # Made here each time, not kept as a buffer: a model that is loaded begins without the content of its tensors.
-        place = torch.arange(self.side**2, device=self.table.device) if patches is None else patches
-        down, right = (each[:, None] - each + self.side - 1 for each in (place // self.side, place % self.side))
+        place = torch.arange(side**2, device=self.table.device)
+        down, right = (each[:, None] - each + self.side - 1 for each in (place // side, place % side))
         bias = self.GAIN * self.table[:, down * (2 * self.side - 1) + right]  # (H, patches, patches)
         return F.pad(bias, (self.prefix_tokens, 0, self.prefix_tokens, 0))
 
@@ -143,10 +142,8 @@ class Block(nn.Module):
         self.mlp = Mlp(config)
         self.drop_path = drop_path
 
-    def forward(
-        self, x: Tensor, return_attention: bool = False, patches: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        branch, maps = self.attn(self.norm1(x), return_attention, patches)
+    def forward(self, x: Tensor, return_attention: bool = False) -> tuple[Tensor, Tensor | None]:
+        branch, maps = self.attn(self.norm1(x), return_attention)
         x = x + self.drop(branch)
         x = x + self.drop(self.mlp(self.norm2(x)))
         return x, maps
@@ -204,15 +201,15 @@ class VisionTransformer(nn.Module, Pretrained):
                 nn.init.zeros_(module.bias)
 
     def forward(
-        self, x: Tensor, return_attention: bool = False, patches: Tensor | None = None
+        self, x: Tensor, return_attention: bool = False, places: Tensor | None = None
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
         """Classify normalised images.
 
         Args:
             x: (B, C, image_size, image_size), float.
             return_attention: also return what every head attends to.
-            patches: (n,), int64, the patches that are seen, numbered row by row; null is all. N is n then (and 1 with a
-                class token), the cost that of a smaller image, and every patch keeps its position.
+            places: (B, n), int64, the patches of each image that are seen, a square of neighbours, all numbered row by
+                row; null is all. N is smaller then, and with it the cost; every patch keeps its position.
 
         Returns:
             Logits (B, classes); with `return_attention` also L attention maps (B, H, N, N), whose rows sum to 1.
@@ -223,23 +220,27 @@ class VisionTransformer(nn.Module, Pretrained):
         C, side = self.config.channels, self.config.image_size
         if x.ndim != 4 or x.shape[1:] != (C, side, side):
             raise ValueError(f"expected images of shape (B, {C}, {side}, {side}), got {tuple(x.shape)}")
-        x = self.patch_embed(x, patches)  # (B, N, D)
-        positions = self.pos_embed
-        if patches is not None:
-            prefix = self.config.tokens - self.config.patches
-            positions = torch.cat([positions[:, :prefix], positions[:, prefix + patches]], dim=1)
+        x = self.patch_embed(x, places)  # (B, N, D)
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
         # In the projection's precision: a float32 sum would carry float32 through every block under autocast.
-        x = x + positions.to(x.dtype)
+        x = x + self.positions(places).to(x.dtype)
         attention = []
         for block in self.blocks:
-            x, maps = block(x, return_attention, patches)
+            x, maps = block(x, return_attention)
             attention.append(maps)
         x = self.norm(x)
         x = x.mean(dim=1) if self.cls_token is None else x[:, 0]  # (B, D)
         logits = self.head(x)  # (B, classes)
         return (logits, attention) if return_attention else logits
+
+    def positions(self, places: Tensor | None) -> Tensor:
+        """The position embedding of every token (1, N, D), or of the patches that are seen (B, N, D)."""
+        if places is None:
+            return self.pos_embed
+        everywhere = self.pos_embed.expand(len(places), -1, -1)
+        prefix, patches = everywhere.split([self.config.tokens - self.config.patches, self.config.patches], dim=1)
+        return torch.cat([prefix, seen(patches, places)], dim=1)
 
     def predict(self, images: Any, topk: int = 5, batch_size: int | None = None) -> list[Any]:
         """Classify pictures as they come.
@@ -263,6 +264,14 @@ class VisionTransformer(nn.Module, Pretrained):
         from vit.predict import predict
 
         return predict(self, images, topk, batch_size)
+
+
+def seen(patches: Tensor, places: Tensor) -> Tensor:
+    """What stands at the places (B, n) of each image's patches: (B, N, D) -> (B, n, D).
+
+    Not by indexing, whose gradient is a sum over images in an order that several threads make another every time.
+    """
+    return patches.gather(1, places[..., None].expand(-1, -1, patches.shape[2]))
 
 
 def sincos_positions(config: ViTConfig) -> Tensor:

@@ -113,9 +113,9 @@ class Stepper:
         images = torch.zeros(self.micro_batch_size, 3, 32, 32, device=self.device)
         opened = window.is_open(self.config.train, self.step, self.steps)
         try:
-            for patches in [window.patches(self.config, self.device), None] if opened else [None]:
+            for places in [window.places(self.config, len(images), self.device), None] if opened else [None]:
                 with self.autocast:
-                    self.model(images, patches=patches).sum().backward()
+                    self.model(images, places=places).sum().backward()
         except TorchDynamoException as error:
             reason = str(error).splitlines()[0]
             raise UsageError(f"train.compile: the model cannot be compiled here ({reason})") from None
@@ -170,15 +170,17 @@ class Stepper:
         config, team = self.config, self.team
         # All B in every process, so that a team sees the very images that one process would: mixing needs pairs.
         x, targets = augment(self.images[indices], self.labels[indices], config.model.classes, config.augment)
-        patches = window.patches(config, self.device) if small else None
+        places = window.places(config, len(x), self.device) if small else None
         x, targets = team.shard(x), team.shard(targets)
         if team.rank:  # or drop path would drop the same images of every share
             torch.manual_seed(seed_of(config.seed, f"process {team.rank}", self.step))
-        for images, target in zip(x.chunk(self.micro_batches), targets.chunk(self.micro_batches), strict=True):
+        parts = self.micro_batches
+        seen = [None] * parts if places is None else team.shard(places).chunk(parts)
+        for images, target, part in zip(x.chunk(parts), targets.chunk(parts), seen, strict=True):
             with self.autocast:
-                logits = self.model(images, patches=patches)
+                logits = self.model(images, places=part)
             loss = F.cross_entropy(logits.float(), target, label_smoothing=config.train.label_smoothing)
-            loss = loss / (self.micro_batches * team.size)
+            loss = loss / (parts * team.size)
             loss.backward()
             self.meter.add(loss.detach(), logits.detach(), target)
         parameters = list(self.model.parameters())

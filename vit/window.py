@@ -1,8 +1,9 @@
-"""A training whose first steps see a window of the images: fewer patches, so less compute.
+"""A training whose first steps see a window of each image: fewer patches, so less compute.
 
-One square of `train.window` pixels a batch, at a random place of the grid of patches. The patches in it keep their
-positions, so all weights mean the same when the rest is seen (measured in docs/recipe.md). A contiguous part, as in the
-local crops of Caron et al. 2021 (DINO, arXiv 2104.14294), not scattered patches as in Liu et al. 2022 (PatchDropout).
+A square of `train.window` pixels at a random place of the grid of patches, another in each image. The patches in it
+keep their positions, so all weights mean the same when the rest is seen (measured in docs/recipe.md). They are
+neighbours, as in the local crops of Caron et al. 2021 (DINO, arXiv 2104.14294), not scattered as in Liu et al. 2022
+(PatchDropout).
 """
 
 from dataclasses import replace
@@ -24,13 +25,13 @@ def window_steps(config: TrainConfig, steps: int) -> int:
     return round(config.window_share * steps) if config.window else 0
 
 
-def patches(config: Config, device: torch.device) -> Tensor:
-    """The patches in a window at a random place, (n,), numbered row by row. It reads nothing back from the device."""
-    model, window = config.model, config.train.window or config.model.image_size
-    side, part = model.image_size // model.patch_size, window // model.patch_size
-    row, column = torch.randint(side - part + 1, (2,), device=device)
-    within = torch.arange(part, device=device)
-    return ((row + within[:, None]) * side + column + within).flatten()
+def places(config: Config, images: int, device: torch.device) -> Tensor:
+    """The patches in a window at a random place in each image, (B, n), numbered row by row."""
+    patch = config.model.patch_size
+    grid, side = config.model.image_size // patch, (config.train.window or config.model.image_size) // patch
+    row, column = torch.randint(grid - side + 1, (2, images, 1, 1), device=device)
+    within = torch.arange(side, device=device)
+    return ((row + within[:, None]) * grid + column + within).flatten(1)
 
 
 def train_flops(config: Config, step: int, steps: int) -> int:
