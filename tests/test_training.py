@@ -572,7 +572,8 @@ class TestLoop:
         # Dynamo's own backend needs no C++ compiler and minutes; the wrapping is the same.
         eager = functools.partialmethod(torch.nn.Module.compile, backend="eager")
         monkeypatch.setattr(torch.nn.Module, "compile", eager)
-        summary = train(small(train=TrainConfig(epochs=1, batch_size=20, compile=True), optim=OptimConfig(ema=ema)))
+        config = TrainConfig(epochs=1, batch_size=20, window=16, compile=True)
+        summary = train(small(train=config, optim=OptimConfig(ema=ema)))
         names = load_file(Path(summary["checkpoint"]) / "model.safetensors").keys()
         assert names == vit.VisionTransformer(small().model).state_dict().keys()
 
