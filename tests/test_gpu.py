@@ -85,11 +85,13 @@ class TestSteps:
         assert apart(expected, replayed, start) < 0.1
         assert replayed["meter"]["sums"] == pytest.approx(expected["meter"]["sums"], rel=1e-3)
 
-    def test_resumed_steps_are_the_steps(self, images: Any, expected: Any, start: Any) -> None:
-        """A state saved after 7 steps, in the graph already, goes on to the weights of a run that was never stopped."""
+    @pytest.mark.parametrize("step", [5, 7, 11])
+    def test_resumed_steps_are_the_steps(self, images: Any, expected: Any, start: Any, step: int) -> None:
+        """A state saved in the graph of a window, before there is one of whole images, or in that, goes on to the
+        weights of a run that was never stopped."""
         resumed = open_stepper(images)
-        resumed.restore(take(open_stepper(images), steps=7))
-        assert apart(expected, take(resumed, steps=5), start) < 0.1
+        resumed.restore(take(open_stepper(images), steps=step))
+        assert apart(expected, take(resumed, steps=12 - step), start) < 0.1
 
     def test_models_side_by_side_are_as_alone(self, images: Any, expected: Any, start: Any) -> None:
         """Each on a stream of its own, with a graph and random numbers of its own."""
@@ -105,12 +107,12 @@ class TestSteps:
             assert apart(each, stepper.state(), start) < 0.1
 
 
-def gradients(stepper: Stepper) -> torch.Tensor:
-    """Of one batch, all of them in a row."""
+def gradients(stepper: Stepper, windowed: bool) -> torch.Tensor:
+    """Of one batch, or of a window of its images, all of them in a row."""
     torch.manual_seed(0)
     x, targets = augment(stepper.images[:50], stepper.labels[:50], 10, stepper.config.augment)
     with stepper.stream, stepper.autocast:
-        F.cross_entropy(stepper.model(x).float(), targets).backward()
+        F.cross_entropy(stepper.model(x, places=stepper.places(windowed, 50)).float(), targets).backward()
     torch.cuda.synchronize()
     return torch.cat([each.grad.flatten() for each in stepper.model.parameters() if each.grad is not None])
 
@@ -121,13 +123,14 @@ def gradients(stepper: Stepper) -> torch.Tensor:
 )
 @pytest.mark.parametrize("heads", [1, 8])
 @pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("windowed", [False, True])
 def test_gradients_are_those_of_float32(
-    images: Any, heads: int, biased: bool, settings: dict[str, Any], bound: float
+    images: Any, heads: int, biased: bool, windowed: bool, settings: dict[str, Any], bound: float
 ) -> None:
     """Whatever kernels compiling, bfloat16, a relative bias and the width of a head bring in."""
     model = {"heads": heads, "relative_bias": biased, "drop_path": 0.0}
-    expected = gradients(open_stepper(images, **model))
-    found = gradients(open_stepper(images, **model, **settings))
+    expected = gradients(open_stepper(images, **model), windowed)
+    found = gradients(open_stepper(images, **model, **settings), windowed)
     assert (found - expected).norm() < bound * expected.norm()
 
 
@@ -135,7 +138,7 @@ def test_gradients_are_those_of_float32(
 def test_a_compiled_step_is_replayed(images: Any, biased: bool) -> None:
     stepper = open_stepper(images, compile=True, relative_bias=biased)
     state = take(stepper)
-    assert [stepper.graphs[small].calls for small in (True, False)] == [6, 6]
+    assert [stepper.graphs[windowed].calls for windowed in (True, False)] == [6, 6]
     assert all(torch.isfinite(value).all() for value in state["model"].values())
 
 

@@ -544,8 +544,8 @@ class TestLoop:
             "model": ViTConfig(dim=16, depth=2, heads=2, patch_size=8),
             "optim": OptimConfig(name="adamw", lr=1e-3),
         }
-        whole = train(small(name="whole", **plain, train=TrainConfig(epochs=1, batch_size=20)))
-        parts = train(small(name="parts", **plain, train=TrainConfig(epochs=1, batch_size=20, accumulate=4)))
+        whole = train(small(name="whole", **plain, train=TrainConfig(epochs=1, batch_size=20, window=16)))
+        parts = train(small(name="parts", **plain, train=TrainConfig(epochs=1, batch_size=20, window=16, accumulate=4)))
         a, b = (load_file(Path(run["run"]) / "last" / "model.safetensors") for run in (whole, parts))
         for name in a:
             torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=1e-4)

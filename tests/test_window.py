@@ -27,10 +27,6 @@ MODELS = {
 of_each_model = pytest.mark.parametrize("config", MODELS.values(), ids=MODELS.keys())
 
 
-def windowed(side: int, share: float = 0.5, model: ViTConfig = MODELS["mean"]) -> Config:
-    return Config(model=model, train=TrainConfig(window=side, window_share=share))
-
-
 def pixels_of(places: torch.Tensor) -> torch.Tensor:
     """Which pixels of 32 x 32 images lie in those of their 4 x 4 patches: (B, n) -> (B, 1, 32, 32)."""
     mask = torch.zeros(len(places), 64, dtype=torch.bool).scatter(1, places, True)
@@ -45,7 +41,7 @@ class TestPlaces:
 
     def test_nothing_else_is_seen(self, config: ViTConfig) -> None:
         model, images = VisionTransformer(config), torch.randn(2, 3, 32, 32)
-        places = window.places(windowed(16), 2, CPU)
+        places = window.places(config, 16, 2, CPU)
         inside, outside = (images.where(where, 9.0) for where in (pixels_of(places), ~pixels_of(places)))
         assert torch.equal(model(inside, places=places), model(images, places=places))
         assert not torch.allclose(model(outside, places=places), model(images, places=places), atol=1e-4)
@@ -53,7 +49,7 @@ class TestPlaces:
     def test_they_attend_as_in_the_whole_image_but_to_each_other_alone(self, config: ViTConfig) -> None:
         """So each brings its position, and its offset from every other."""
         model, images = VisionTransformer(config), torch.randn(3, 3, 32, 32)
-        places = window.places(windowed(16), 3, CPU)
+        places = window.places(config, 16, 3, CPU)
         _, (whole, _) = model(images, return_attention=True)
         _, (part, _) = model(images, return_attention=True, places=places)
         extra = config.tokens - config.patches
@@ -66,15 +62,15 @@ class TestPlaces:
         with torch.device("meta"):
             model, images = VisionTransformer(config), torch.empty(1, 3, 32, 32)
         with FlopCounterMode(display=False) as counter:
-            model(images, places=window.places(windowed(12), 1, CPU).to("meta")).sum().backward()
-        expected = window.train_flops(windowed(12, model=config), step=1, steps=2)
+            model(images, places=window.places(config, 12, 1, CPU).to("meta")).sum().backward()
+        expected = window.train_flops(Config(model=config, train=TrainConfig(window=12)), step=1, steps=2)
         assert counter.get_total_flops() * 250 == expected < 250 * compute.train_flops(config)
 
 
 def test_a_window_is_a_square_at_any_place_in_every_image() -> None:
     torch.manual_seed(0)
     found = set()
-    for places in window.places(windowed(20), 200, CPU):
+    for places in window.places(MODELS["mean"], 20, 200, CPU):
         top, left = divmod(int(places[0]), 8)
         assert places.tolist() == [8 * row + column for row in range(top, top + 5) for column in range(left, left + 5)]
         found.add((top, left))
@@ -84,12 +80,16 @@ def test_a_window_is_a_square_at_any_place_in_every_image() -> None:
 def test_gradients_are_the_same_to_the_bit_every_time() -> None:
     """With many images and threads, whose sums into the embedding of one place could be in any order."""
     model, images = VisionTransformer(MODELS["relative bias"]), torch.randn(500, 3, 32, 32)
-    places = window.places(windowed(24), 500, CPU)
-    found = []
-    for _ in range(10):
-        model.zero_grad()
-        model(images, places=places).sum().backward()
-        found.append([each.grad.clone() for each in model.parameters() if each.grad is not None])
+    places = window.places(model.config, 24, 500, CPU)
+    found, threads = [], torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        for _ in range(10):
+            model.zero_grad()
+            model(images, places=places).sum().backward()
+            found.append([each.grad.clone() for each in model.parameters() if each.grad is not None])
+    finally:
+        torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for grads in found for a, b in zip(grads, found[0], strict=True))
 
 

@@ -80,7 +80,8 @@ class Stepper:
             stream.wait_stream(torch.cuda.current_stream(device))  # which made the weights
             self.stream = torch.cuda.stream(stream)
             if captured:
-                self.graphs = {small: CudaGraph(partial(self.update, small), device) for small in (True, False)}
+                for windowed in {config.train.window is not None, False}:
+                    self.graphs[windowed] = CudaGraph(partial(self.update, windowed), device)
 
     @property
     def done(self) -> bool:
@@ -111,11 +112,11 @@ class Stepper:
 
         start = time.perf_counter()
         images = torch.zeros(self.micro_batch_size, 3, 32, 32, device=self.device)
-        opened = window.is_open(self.config.train, self.step, self.steps)
+        now, last = (window.is_open(self.config.train, step, self.steps) for step in (self.step, self.steps - 1))
         try:
-            for places in [window.places(self.config, len(images), self.device), None] if opened else [None]:
+            for windowed in {now, last}:
                 with self.autocast:
-                    self.model(images, places=places).sum().backward()
+                    self.model(images, places=self.places(windowed, len(images))).sum().backward()
         except TorchDynamoException as error:
             reason = str(error).splitlines()[0]
             raise UsageError(f"train.compile: the model cannot be compiled here ({reason})") from None
@@ -151,26 +152,26 @@ class Stepper:
         indices = self.order[1][batch * B : (batch + 1) * B]
         seed = seed_of(config.seed, "step", self.step)
         set_lr(self.optimizers, schedule(self.step, self.steps, config.optim))
-        small = window.is_open(config.train, self.step, self.steps)
+        windowed = window.is_open(config.train, self.step, self.steps)
         if self.graphs:
-            self.graphs[small](indices, seed)
+            self.graphs[windowed](indices, seed)
         else:
             torch.manual_seed(seed)
-            self.update(small, indices)
+            self.update(windowed, indices)
         if self.ema is not None:
             update_ema(self.ema, self.model, self.step, config.optim.ema)
         self.step += 1
         self.meter.count(B)
 
-    def update(self, small: bool, indices: Tensor) -> None:
-        """Move the weights by the gradient of these B training images, or of a `small` window of them.
+    def update(self, windowed: bool, indices: Tensor) -> None:
+        """Move the weights by the gradient of these B training images, or of a window of each.
 
         It reads nothing back from the device.
         """
         config, team = self.config, self.team
         # All B in every process, so that a team sees the very images that one process would: mixing needs pairs.
         x, targets = augment(self.images[indices], self.labels[indices], config.model.classes, config.augment)
-        places = window.places(config, len(x), self.device) if small else None
+        places = self.places(windowed, len(x))
         x, targets = team.shard(x), team.shard(targets)
         if team.rank:  # or drop path would drop the same images of every share
             torch.manual_seed(seed_of(config.seed, f"process {team.rank}", self.step))
@@ -190,6 +191,11 @@ class Stepper:
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
+
+    def places(self, windowed: bool, images: int) -> Tensor | None:
+        """What the model sees of each image: the patches in a window, or all."""
+        side = self.config.train.window
+        return window.places(self.config.model, side, images, self.device) if windowed and side else None
 
     def state(self) -> dict[str, Any]:
         return {

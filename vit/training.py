@@ -3,6 +3,7 @@
 import math
 import shlex
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -167,8 +168,12 @@ class Training:
     def costs(self) -> Row:
         """What is known before the first step."""
         model, stepper = self.config.model, self.stepper
-        backend = compute.attention_backend(model, stepper.micro_batch_size, self.device, stepper.dtype)
-        return {**compute.model_costs(model), "attention/backend": backend}
+        sizes = [self.config.train.window, model.image_size] if self.config.train.window else [model.image_size]
+        models = [replace(model, image_size=size) for size in sizes]
+        names = [
+            compute.attention_backend(each, stepper.micro_batch_size, self.device, stepper.dtype) for each in models
+        ]
+        return {**compute.model_costs(model), "attention/backend": ", then ".join(dict.fromkeys(names))}
 
     def log(self, row: Row, media: Callable[[], Row] | None = None) -> None:
         """Log a row with every x-axis beside it.

@@ -12,23 +12,22 @@ import torch
 from torch import Tensor
 
 from vit import compute
-from vit.config import Config, TrainConfig
+from vit.config import Config, TrainConfig, ViTConfig
 
 
 def is_open(config: TrainConfig, step: int, steps: int) -> bool:
-    """Whether that one of so many steps, counted from 0, sees a window alone."""
+    """Whether step `step` of `steps`, counted from 0, sees only a window of each image."""
     return step < window_steps(config, steps)
 
 
 def window_steps(config: TrainConfig, steps: int) -> int:
-    """How many of all steps see a window alone; they come first."""
+    """How many of all steps see only a window; they come first."""
     return round(config.window_share * steps) if config.window else 0
 
 
-def places(config: Config, images: int, device: torch.device) -> Tensor:
-    """The patches in a window at a random place in each image, (B, n), numbered row by row."""
-    patch = config.model.patch_size
-    grid, side = config.model.image_size // patch, (config.train.window or config.model.image_size) // patch
+def places(model: ViTConfig, window: int, images: int, device: torch.device) -> Tensor:
+    """The patches in a window of so many pixels at a random place in each image, (B, n), numbered row by row."""
+    grid, side = model.image_size // model.patch_size, window // model.patch_size
     row, column = torch.randint(grid - side + 1, (2, images, 1, 1), device=device)
     within = torch.arange(side, device=device)
     return ((row + within[:, None]) * grid + column + within).flatten(1)
