@@ -206,7 +206,7 @@ class TestAttention:
     def test_heads_with_a_relative_bias_first_look_around_the_query(
         self, heads: int, places: list[tuple[float, float]]
     ) -> None:
-        bias = build(heads=heads, relative_bias=True).blocks[0].attn.relative_bias(16).view(heads, 4, 4, 4, 4)
+        bias = build(heads=heads, relative_bias=True).blocks[0].attn.relative_bias().view(heads, 4, 4, 4, 4)
         for row, column in ((2, 1), (0, 3)):
             for scores, (down, right) in zip(bias[:, row, column], places, strict=True):
                 for key in itertools.product(range(4), repeat=2):
@@ -218,7 +218,7 @@ class TestAttention:
     def test_relative_bias_first_gives_a_class_token_the_weight_of_a_patch(self, patch_size: int) -> None:
         model = build(heads=4, relative_bias=True, pool="cls", patch_size=patch_size)
         side = 32 // patch_size
-        bias = model.blocks[0].attn.relative_bias(model.config.tokens)
+        bias = model.blocks[0].attn.relative_bias()
         of_the_middle = bias[:, 1 + side // 2 * side + side // 2].softmax(dim=-1)
         assert bool(((of_the_middle[:, 0] * model.config.tokens - 1).abs() < 0.2).all())
 

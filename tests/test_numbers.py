@@ -13,7 +13,7 @@ import yaml
 from write_numbers import PAGES, generate
 
 from vit.checks import UsageError
-from vit.cli import parse
+from vit.cli import overrides, parse
 from vit.config import Config, flatten
 from vit.report import figures, sections
 from vit.report.arms import differing
@@ -116,11 +116,14 @@ def test_the_page_of_the_finding_is_of_its_rows() -> None:
 
 
 def test_closed_form_pflop_is_what_the_runs_counted() -> None:
-    measured = [name for name in trained.with_twins(ROOT) if trained.rows_of(ROOT, name)]
-    assert {"quickstart", "cpu_30min"} <= set(measured)  # whole images all the time, and a window first
-    for name in measured:
-        flops = {row["compute/train_flops"] for row in trained.rows_of(ROOT, name)}
-        assert {f"{int(each) / 1e15:.3g}" for each in flops} == {trained.pflop(trained.config_of(ROOT, name))}
+    """Of every rung, and of every arm of the ablation, one of which sees a window first."""
+    rows = [row for name in trained.with_twins(ROOT) for row in trained.rows_of(ROOT, name)]
+    ablation = list(studies.results(ROOT, "ablation").rows.values())
+    assert rows
+    assert any(json.loads(row["settings"]).get("train.window") for row in ablation)
+    for row in rows + ablation:
+        config = parse(Config, overrides(json.loads(row["settings"])))
+        assert f"{int(row['compute/train_flops']) / 1e15:.3g}" == trained.pflop(config)
 
 
 @pytest.fixture

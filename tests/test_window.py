@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -91,6 +91,19 @@ def test_gradients_are_the_same_to_the_bit_every_time() -> None:
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for grads in found for a, b in zip(grads, found[0], strict=True))
+
+
+@pytest.mark.parametrize("pool", ["mean", "cls"])
+def test_it_compiles_to_one_graph_for_any_batch(pool: Literal["mean", "cls"]) -> None:
+    torch._dynamo.reset()
+    config = dataclasses.replace(MODELS["relative bias"], pool=pool)
+    model = VisionTransformer(config)
+    # Every size is a symbol, as a batch's is from the second on; it raises where Dynamo has to break the graph.
+    compiled = torch.compile(model, backend="eager", fullgraph=True, dynamic=True)
+    for batch in (5, 4):
+        images, places = torch.randn(batch, 3, 32, 32), window.places(config, 24, batch, CPU)
+        assert torch.allclose(compiled(images), model(images), atol=1e-5)
+        assert torch.allclose(compiled(images, places=places), model(images, places=places), atol=1e-5)
 
 
 def test_the_first_steps_see_it_and_cost_less(small: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:

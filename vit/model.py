@@ -57,7 +57,9 @@ class Attention(nn.Module):
             self.scale = nn.Parameter(torch.tensor(math.log2(tokens**2 - tokens)))
         self.relative_bias = RelativeBias(config, heads) if config.relative_bias else None
 
-    def forward(self, x: Tensor, return_attention: bool = False) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, x: Tensor, return_attention: bool = False, places: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """(B, N, D) -> (B, N, D), and the attention maps (B, H, N, N) if asked for."""
         B, N, _ = x.shape
         qkv = self.qkv(x).reshape(B, N, 3, self.heads, self.head_dim)
@@ -66,7 +68,7 @@ class Attention(nn.Module):
         if self.scale is not None:
             q, k = F.normalize(q, dim=-1) * self.scale, F.normalize(k, dim=-1)
             scale = 1.0
-        bias = None if self.relative_bias is None else self.relative_bias(N).to(q.dtype)  # (H, N, N)
+        bias = None if self.relative_bias is None else self.relative_bias(places).to(q.dtype)  # (H, N, N)
         maps = None
         if return_attention or plain_products(v.device, v.dtype, N):
             scores = q * scale @ k.transpose(-2, -1)  # (B, H, N, N)
@@ -102,12 +104,14 @@ class RelativeBias(nn.Module):
         start = (-distance).flatten(1).log_softmax(dim=1) + math.log(config.patches)
         self.table = nn.Parameter(start / self.GAIN)
 
-    def forward(self, tokens: int) -> Tensor:
-        """(H, N, N): the number of each query's and key's offset, 0 for a class token. The patches are a square."""
-        side = math.isqrt(tokens - self.prefix_tokens)
+    def forward(self, places: Tensor | None = None) -> Tensor:
+        """(H, N, N): the number of each query's and key's offset, 0 for a class token.
+
+        Of all patches, or of those at `places` (B, n), which have the same offsets in every image.
+        """
         # Made here each time, not kept as a buffer: a model that is loaded begins without the content of its tensors.
-        place = torch.arange(side**2, device=self.table.device)
-        down, right = (each[:, None] - each + self.side - 1 for each in (place // side, place % side))
+        place = torch.arange(self.side**2, device=self.table.device) if places is None else places[0]
+        down, right = (each[:, None] - each + self.side - 1 for each in (place // self.side, place % self.side))
         bias = self.GAIN * self.table[:, down * (2 * self.side - 1) + right]  # (H, patches, patches)
         return F.pad(bias, (self.prefix_tokens, 0, self.prefix_tokens, 0))
 
@@ -142,8 +146,10 @@ class Block(nn.Module):
         self.mlp = Mlp(config)
         self.drop_path = drop_path
 
-    def forward(self, x: Tensor, return_attention: bool = False) -> tuple[Tensor, Tensor | None]:
-        branch, maps = self.attn(self.norm1(x), return_attention)
+    def forward(
+        self, x: Tensor, return_attention: bool = False, places: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        branch, maps = self.attn(self.norm1(x), return_attention, places)
         x = x + self.drop(branch)
         x = x + self.drop(self.mlp(self.norm2(x)))
         return x, maps
@@ -208,8 +214,9 @@ class VisionTransformer(nn.Module, Pretrained):
         Args:
             x: (B, C, image_size, image_size), float.
             return_attention: also return what every head attends to.
-            places: (B, n), int64, the patches of each image that are seen, a square of neighbours, all numbered row by
-                row; null is all. N is smaller then, and with it the cost; every patch keeps its position.
+            places: (B, n), int64, the patches of each image that are seen, numbered row by row; null is all. N is
+                smaller then, and with it the cost, and every patch keeps its position. With a relative bias they must
+                have the same offsets from each other in every image, as the patches of a window have.
 
         Returns:
             Logits (B, classes); with `return_attention` also L attention maps (B, H, N, N), whose rows sum to 1.
@@ -227,7 +234,7 @@ class VisionTransformer(nn.Module, Pretrained):
         x = x + self.positions(places).to(x.dtype)
         attention = []
         for block in self.blocks:
-            x, maps = block(x, return_attention)
+            x, maps = block(x, return_attention, places)
             attention.append(maps)
         x = self.norm(x)
         x = x.mean(dim=1) if self.cls_token is None else x[:, 0]  # (B, D)
