@@ -168,7 +168,7 @@ class Training:
     def costs(self) -> Row:
         """What is known before the first step."""
         model, stepper = self.config.model, self.stepper
-        sizes = [self.config.train.window, model.image_size] if self.config.train.window else [model.image_size]
+        sizes = [self.config.train.window or model.image_size, model.image_size]
         models = [replace(model, image_size=size) for size in sizes]
         names = [
             compute.attention_backend(each, stepper.micro_batch_size, self.device, stepper.dtype) for each in models
