@@ -28,7 +28,7 @@ class Item(NamedTuple):
 def main(config: PredictConfig) -> None:
     folder = None if config.attention is None else Path(config.attention)
     if folder and os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UsageError(f"attention: expected a new or an empty folder, got {config.attention!r}")
+        raise UsageError(f"--attention: expected a new or an empty folder, got {config.attention!r}")
     # PyTorch is imported only once the settings are known to be good.
     import torch
     from tqdm import tqdm
@@ -44,7 +44,7 @@ def main(config: PredictConfig) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     drawn_into = folder and os.path.realpath(folder)
     write = writer(config.format, model.labels)
-    refused = 0
+    refused = done = 0
     drawn: Counter[str] = Counter()  # by stem: a folder may hold many pictures of one
 
     def refuse(error: UsageError) -> None:
@@ -78,12 +78,13 @@ def main(config: PredictConfig) -> None:
                     path = free(folder, item.file, drawn)
                     answer["attention"] = str(draw(model, item.pixels, item.small, best, path))
                 write(answer)
+                done += 1
             bar.update(len(batch))
     sys.stdout.flush()
     if folder:
         say(f"what each head looks at: {folder} ({drawn.total()} drawn)")
     if refused:
-        fail(f"{refused} refused, the rest is done", 1)
+        fail(f"{refused} refused, {done} done", 1)
 
 
 def free(folder: Path, file: str, drawn: Counter[str]) -> Path:

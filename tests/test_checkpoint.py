@@ -240,7 +240,7 @@ class TestRefusals:
         trap = Trap(str(tmp_path / "opened"))
         torch.save({"a": trap}, state) if zipped else state.write_bytes(pickle.dumps({"a": trap}, 2))
         weights.write_bytes(state.read_bytes())
-        with pytest.raises(UsageError, match=r"state.pt: not a state file, cannot resume"):
+        with pytest.raises(UsageError, match=r"state.pt: damaged, cannot resume"):
             checkpoint.load_state(state)
         with pytest.raises(UsageError, match=r"model.safetensors: damaged or not a safetensors file"):
             vit.load(saved[0])
@@ -252,9 +252,11 @@ class TestRefusals:
         path = tmp_path / "state.pt"
         checkpoint.save_state(path, {"step": 3, "model": {"weight": torch.ones(100)}})
         assert checkpoint.load_state(path)["step"] == 3
-        path.write_bytes(path.read_bytes()[:-200])
-        with pytest.raises(UsageError, match=r"state.pt: .*cannot resume"):
-            checkpoint.load_state(path)
+        content = path.read_bytes()
+        for part in (content[:-200], content[:2], b"\x80\x02", b""):
+            path.write_bytes(part)
+            with pytest.raises(UsageError, match=r"state.pt: damaged, cannot resume"):
+                checkpoint.load_state(path)
 
 
 class TestSaving:

@@ -32,6 +32,42 @@ def test_a_setting_wins_over_the_file_wherever_it_stands() -> None:
         assert (config.model.heads, config.model.dim) == (2, 64)
 
 
+def test_a_runs_own_config_means_the_run_it_lies_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever its folder was moved since, or what it is called now; a name that is given wins."""
+    folder = tmp_path / "moved" / "renamed"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("{name: run, runs_dir: runs, seed: 3}")
+    monkeypatch.chdir(tmp_path)
+    config = parse(Config, ["--config=moved/renamed/config.yaml"])
+    assert (config.name, config.runs_dir) == ("run", "runs")  # a file of settings like any other
+    (folder / "state.pt").touch()
+    for given in ("moved/renamed/config.yaml", str(folder / "config.yaml")):
+        config = parse(Config, ["--resume", "--config", given])
+        assert (config.name, config.runs_dir, config.seed) == ("renamed", "moved", 3)
+    assert parse(Config, ["--name=other", "--config=moved/renamed/config.yaml"]).name == "other"
+    monkeypatch.chdir(folder)
+    config = parse(Config, ["--config=config.yaml"])
+    assert (config.name, config.runs_dir) == ("renamed", "..")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model:\n#  dim: 64\nseed: 1", "model: expected settings below it, or no such line, got None"),
+        ("optim: fast", "optim: expected settings below it, or no such line, got 'fast'"),
+        ("base: a.yaml\narms: {a: {}}", r"--config: expected settings, not a study \(compare.py\), got '.*a.yaml'"),
+        ("patience: 3", "patience: no such setting"),
+        ("seed: [", "--config: the file is not valid YAML"),
+        ("", "--config: expected a file with settings, got '.*a.yaml'"),
+    ],
+)
+def test_a_file_that_is_not_one_of_settings(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(UsageError, match=f"^{message}") as refused:
+        parse(Config, [f"--config={tmp_path / 'a.yaml'}"])
+    assert "<function" not in str(refused.value)
+
+
 @pytest.mark.parametrize("key", ["optim.lr", "optim.weight_decay", "optim.clip_norm", "augment.mixup"])
 def test_infinity_is_no_setting(key: str) -> None:
     with pytest.raises(UsageError, match=f"^{key}: expected .*, got inf$"):

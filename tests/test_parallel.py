@@ -120,6 +120,15 @@ def test_a_finished_run_is_not_trained_again(config: Config, tmp_path: Path, tor
     assert stderr.count("is finished already") == 1
 
 
+def test_a_team_that_diverges_ends_together(config: Config, tmp_path: Path, torchrun: Start) -> None:
+    process = torchrun("--name=wild", "--optim.lr=1e30", "--train.log_every=1")
+    stdout, stderr = process.communicate(timeout=100)
+    assert process.returncode != 0
+    assert stdout == ""
+    assert stderr.count("the training diverged") == 1
+    assert "gloo" not in stderr  # no follower was left waiting for a message
+
+
 def test_a_batch_that_cannot_be_shared_is_refused(config: Config, tmp_path: Path, torchrun: Start) -> None:
     process = torchrun("--name=odd", "--train.batch_size=25")
     stdout, stderr = process.communicate(timeout=100)

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 
 import vit
 from vit import compute, data, run_folder, training
-from vit.checks import UsageError
+from vit.checks import Diverged, UsageError
 from vit.cli import Interrupted
 from vit.config import AugmentConfig, Config, DataConfig, OptimConfig, TrainConfig, ViTConfig
 from vit.data import Splits
@@ -203,6 +203,21 @@ class TestResume:
         with pytest.raises(UsageError, match=r"state.pt: not the state of this run"):
             train(small(name="uninterrupted", resume=True))
 
+    @pytest.mark.parametrize("damage", ["none", "cut", "nonsense"])
+    def test_damaged_rows_are_refused(self, small: Make, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
+        """In one line, again and again, and nothing is made of them."""
+        do_at_step(monkeypatch, 8, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Interrupted):
+            train(small())
+        path = Path(small().runs_dir) / "run" / "metrics.jsonl"
+        content = path.read_bytes()
+        path.unlink() if damage == "none" else path.write_bytes(content[:-9] + b"}" * 9 * (damage == "nonsense"))
+        for _ in range(2):
+            with pytest.raises(UsageError, match=r"metrics.jsonl: (shorter than|damaged)"):
+                train(small(resume=True))
+        path.write_bytes(content)
+        train(small(resume=True))
+
     def test_other_settings_are_refused(self, small: Make, uninterrupted: Path) -> None:
         with pytest.raises(UsageError, match=r"optim.lr: .* was started with 0.02, not 0.5; --config"):
             train(small(name="uninterrupted", resume=True, optim=OptimConfig(ema=0.9, lr=0.5)))
@@ -252,6 +267,34 @@ class TestResume:
         assert " PFLOP |" in card
         assert "core-minutes" not in card
         assert summary["torch"] == torch.__version__
+
+    def test_what_nothing_was_trained_on_is_not_told(self, small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A run killed in its first epoch and gone on with elsewhere is all of there."""
+
+        def die() -> None:
+            raise MemoryError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(training, "source_commit", lambda: "aaa")
+            do_at_step(patch, 2, die)
+            with pytest.raises(MemoryError):
+                train(small())
+        monkeypatch.setattr(training, "source_commit", lambda: "bbb")
+        assert train(small(resume=True))["commit"] == "bbb"
+
+    def test_energy_of_a_part_is_not_told(self, small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Begun on a GPU, gone on with on this CPU, which has no meter."""
+        with monkeypatch.context() as patch:
+            patch.setattr(training.compute, "device_name", lambda *_: "some GPU")
+            patch.setattr("vit.meters.compute.energy_joules", lambda _: time.perf_counter())
+            do_at_step(patch, 8, lambda: os.kill(os.getpid(), signal.SIGTERM))
+            with pytest.raises(Interrupted):
+                train(small())
+        summary = train(small(resume=True))
+        rows = [json.loads(line) for line in (Path(summary["run"]) / "metrics.jsonl").read_text().splitlines()]
+        assert "compute/energy_joules" in rows[1]
+        assert "compute/energy_joules" not in rows[-1]
+        assert "compute/energy_joules" not in summary
 
     def test_one_process_at_a_time(self, small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         def second_process() -> None:
@@ -576,6 +619,30 @@ class TestLoop:
         summary = train(small(train=config, optim=OptimConfig(ema=ema)))
         names = load_file(Path(summary["checkpoint"]) / "model.safetensors").keys()
         assert names == vit.VisionTransformer(small().model).state_dict().keys()
+
+    def test_weights_that_diverged_replace_nothing(self, small: Make) -> None:
+        """Also where neither a row nor a validation is due."""
+        config = small(
+            data=DataConfig(root=small().data.root, train_images=120, val_images=0),
+            optim=OptimConfig(lr=1e30),
+            train=TrainConfig(epochs=4, batch_size=20, log_every=100),
+        )
+        with pytest.raises(Diverged, match=r"optim.lr: the training diverged"):
+            train(config)
+        folder = Path(config.runs_dir) / "run"
+        assert not (folder / "best").exists()
+        assert training.checkpoint.load_state(folder / "state.pt")["stepper"]["step"] == 0
+
+    def test_a_run_that_cannot_begin_leaves_its_name_free(self, small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+        def compile_nothing(_: Stepper) -> None:
+            raise UsageError("train.compile: the model cannot be compiled here")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Stepper, "compile", compile_nothing)
+            with pytest.raises(UsageError, match="cannot be compiled"):
+                train(small(train=TrainConfig(epochs=1, batch_size=20, compile=True)))
+        assert not (Path(small().runs_dir) / "run").exists()
+        train(small())
 
     def test_divergence_is_named(self, small: Make) -> None:
         with pytest.raises(UsageError, match=r"optim.lr: the training diverged"):

@@ -14,7 +14,7 @@ from vit import compute, window
 from vit.checks import UsageError
 from vit.cli import parse
 from vit.config import Config, TrainConfig, ViTConfig
-from vit.model import VisionTransformer
+from vit.model import RelativeBias, VisionTransformer
 from vit.runs import train
 
 CPU = torch.device("cpu")
@@ -91,6 +91,21 @@ def test_gradients_are_the_same_to_the_bit_every_time() -> None:
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for grads in found for a, b in zip(grads, found[0], strict=True))
+
+
+def test_gradients_of_the_bias_are_the_same_to_the_bit_every_time() -> None:
+    """Of one head and many patches, where threads could share the sum of one offset."""
+    bias = RelativeBias(ViTConfig(patch_size=2, relative_bias=True), heads=1)
+    grad, found, threads = torch.randn(1, 256, 256), [], torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        for _ in range(20):
+            bias.table.grad = None
+            bias().backward(grad)
+            found.append(bias.table.grad)
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(each, found[0]) for each in found)
 
 
 @pytest.mark.parametrize("pool", ["mean", "cls"])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vit.checkpoint import load
+    from vit.checks import UsageError
     from vit.config import ViTConfig
     from vit.model import VisionTransformer
     from vit.timm_bridge import to_timm
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-__all__ = ["ViTConfig", "VisionTransformer", "load", "to_timm"]
+__all__ = ["UsageError", "ViTConfig", "VisionTransformer", "load", "to_timm"]
 
 _HOME = {
     "load": "vit.checkpoint",
+    "UsageError": "vit.checks",
     "ViTConfig": "vit.config",
     "VisionTransformer": "vit.model",
     "to_timm": "vit.timm_bridge",

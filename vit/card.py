@@ -168,7 +168,7 @@ def command_text(training: dict[str, Any], results: dict[str, Any]) -> str:
     exact = training | {"train.precision": "bf16" if results.get("precision") == "bfloat16" else "fp32"}
     if "config" in results:
         file = ["--config", str(results["config"])]
-        changed = {key: exact[key] for key in ("name", "seed", "train.precision")}
+        changed = {key: exact[key] for key in ("seed", "train.precision")}
     else:
         file, default = [], flatten(Config())
         changed = {key: value for key, value in exact.items() if key == "seed" or value != default.get(key)}

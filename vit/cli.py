@@ -14,7 +14,9 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from vit.checks import UsageError, describe, printable, shown
+import yaml
+
+from vit.checks import UsageError, check, describe, printable, shown
 from vit.files import FULL
 
 # What the user can put right where a file cannot be read or written.
@@ -119,27 +121,52 @@ def parse(settings: type[Settings], arguments: list[str]) -> Settings:
         f"{argument}=true" if argument in bare and after.lower() not in ("true", "false") else argument
         for argument, after in itertools.pairwise([*arguments, ""])
     ]
+    files, others = files_first(arguments)
+    check_files(files, types)
+    if {"name", "runs_dir"} <= types.keys():
+        files += where_it_lies(files)
     try:
-        namespace = parser.parse_args(files_first(arguments))
+        namespace = parser.parse_args(files + others)
         values = parser.instantiate(namespace).as_dict()
     except ArgumentError as error:
         raise UsageError(explain(str(error), types)) from None
-    except (TypeError, ValueError, OverflowError) as error:  # a group that is no mapping, a file that is no text
+    except (TypeError, ValueError, OverflowError) as error:  # such as of a file that is no text
         raise UsageError(f"--config: the settings cannot be read ({error})") from None
     return settings(**{field.name: values[field.name] for field in fields(settings)})  # type: ignore[arg-type]
 
 
-def files_first(arguments: list[str]) -> list[str]:
-    """The arguments with `--config FILE` before all others: the parser lets whatever comes later win."""
+def files_first(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """`--config=FILE` of the arguments, and all others: the parser lets whatever comes later win."""
     files: list[str] = []
     others: list[str] = []
     rest = iter(arguments)
     for argument in rest:
-        if argument == "--config":
-            files += [argument, *itertools.islice(rest, 1)]
-        else:
-            (files if argument.startswith("--config=") else others).append(argument)
-    return files + others
+        if argument == "--config" and (file := next(rest, None)) is not None:
+            argument = f"--config={file}"
+        (files if argument.startswith("--config=") else others).append(argument)
+    return files, others
+
+
+def where_it_lies(files: list[str]) -> list[str]:
+    """Of a run's own config.yaml, settings that mean the run in whose folder it lies, wherever that was moved since."""
+    folders = [Path(file.removeprefix("--config=")).absolute().parent for file in files]
+    runs = [folder for folder in folders if (folder / "state.pt").exists()]
+    return [each for run in runs for each in (f"--name={run.name}", f"--runs_dir={os.path.relpath(run.parent)}")]
+
+
+def check_files(files: list[str], types: dict[str, Any]) -> None:
+    """Refuse a file of settings where the parser would not say clearly what is wrong with it."""
+    groups = {key.split(".")[0] for key in types if "." in key}
+    for path in (Path(file.removeprefix("--config=")) for file in files):
+        try:
+            content = yaml.safe_load(path.read_text())
+        except (OSError, ValueError, yaml.YAMLError):
+            continue  # of these it does
+        check(content is not None, "--config", "a file with settings", str(path))
+        if isinstance(content, dict):
+            check(not {"base", "arms"} <= content.keys(), "--config", "settings, not a study (compare.py)", str(path))
+            for group in groups & content.keys():
+                check(isinstance(content[group], dict), group, "settings below it, or no such line", content[group])
 
 
 def overrides(settings: dict[str, Any]) -> list[str]:

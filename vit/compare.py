@@ -78,6 +78,8 @@ def train_missing(runs: list[Run], results: Results, config: CompareConfig, work
     if missing:
         where = runs_dir(results, config)
         say(f"{results.study.name}: {len(missing)} of {len(runs)} runs to train; each has a log in {where}")
+    elif runs:
+        say(f"{results.study.name}: all {len(runs)} {runs[0].phase} runs have a row in {results.path}")
     with stop_signals() as received:
         jobs = [job_of(run, results, config) for run in missing.values()]
         with closing(workers(jobs, lambda: bool(received))) as ended:

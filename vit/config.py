@@ -7,7 +7,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from vit.checks import MAX_BATCH, check, check_batch_size, check_folder_name, check_seeds, check_types
+from vit.checks import check, check_batch_size, check_folder_name, check_seeds, check_types
 
 
 @dataclass
@@ -217,10 +217,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_types(self, "train.")
-        for key in ("epochs", "log_every", "eval_every"):
+        for key in ("epochs", "batch_size", "log_every", "eval_every"):
             check(getattr(self, key) > 0, f"train.{key}", "a number above 0", getattr(self, key))
-        fits = 0 < self.batch_size <= MAX_BATCH
-        check(fits, "train.batch_size", f"a number from 1 to {MAX_BATCH}", self.batch_size)
         check_batch_size("train.eval_batch_size", self.eval_batch_size)
         divides = self.accumulate is None or (self.accumulate > 0 and self.batch_size % self.accumulate == 0)
         check(divides, "train.accumulate", f"a divisor of batch_size {self.batch_size} or null", self.accumulate)

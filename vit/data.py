@@ -61,6 +61,7 @@ def load(root: str | Path) -> tuple[Split, Split]:
 def read_rows(path: Path) -> Tensor:
     """Memory-map a cached file as uint8 (60000, 1 + 3 * 32 * 32); one that is not CIFAR-10 is deleted."""
     size = (TRAIN + TEST) * (1 + PIXELS)
+    path.open("rb").close()  # where it may not be read this says so in an error of the system, torch.from_file does not
     if path.stat().st_size == size:
         rows = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).view(-1, 1 + PIXELS)
         if digest(rows) == SHA256:

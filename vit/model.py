@@ -112,7 +112,9 @@ class RelativeBias(nn.Module):
         # Made here each time, not kept as a buffer: a model that is loaded begins without the content of its tensors.
         place = torch.arange(self.side**2, device=self.table.device) if places is None else places[0]
         down, right = (each[:, None] - each + self.side - 1 for each in (place // self.side, place % self.side))
-        bias = self.GAIN * self.table[:, down * (2 * self.side - 1) + right]  # (H, patches, patches)
+        index = (down * (2 * self.side - 1) + right).flatten().expand(len(self.table), -1)
+        # Not table[:, index], whose gradient several threads of a CPU may sum in any order.
+        bias = self.GAIN * self.table.gather(1, index).unflatten(1, down.shape)  # (H, patches, patches)
         return F.pad(bias, (self.prefix_tokens, 0, self.prefix_tokens, 0))
 
 

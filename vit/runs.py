@@ -2,6 +2,7 @@
 
 import contextlib
 import shlex
+import shutil
 import statistics
 from collections.abc import Iterator
 from dataclasses import replace
@@ -129,6 +130,8 @@ def train_side_by_side(configs: list[Config], device: torch.device, splits: Spli
                         if isinstance(error, UsageError) and len(running) > 1:
                             say(f"{folders[index]}: {error}")
                         training.tracker.finish(error.code if isinstance(error, Interrupted) else 1)
+                        if isinstance(error, UsageError) and training.stepper.step == 0:
+                            shutil.rmtree(folders[index])  # or its name would be taken by nothing
                         del running[index]
         except BaseException:
             for training, _ in running.values():

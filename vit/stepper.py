@@ -4,6 +4,7 @@ import contextlib
 import copy
 import hashlib
 import math
+import signal
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -140,6 +141,11 @@ class Stepper:
                 return
             self.train_step()
             yield
+
+    def release_team(self) -> None:
+        """Where the leader cannot go on: the others, who wait for it before their next step, end too."""
+        if not self.done:
+            self.team.all_reduce_max(signal.SIGTERM)
 
     def train_step(self) -> None:
         """One optimizer step. Its randomness follows from the seed and the step number, so a resumed run repeats it."""

@@ -20,7 +20,9 @@ def load_study(path: str) -> Study:
     """
     try:
         content = yaml.load(Path(path).read_text(), UniqueKeys)
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
         raise UsageError(f"{path}: cannot be read ({error})") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
@@ -30,6 +32,8 @@ def load_study(path: str) -> Study:
     try:
         json.dumps(content)  # dates, loops and the like are no settings
         check(isinstance(content, dict), "the file", "keys and values", content)
+        if not content.keys() & {"base", "seeds", "arms"}:
+            raise UsageError("not a study, which has base, seeds and arms; train.py --config takes settings")
         if isinstance(content.get("tuning"), dict):
             content["tuning"] = build(Tuning, content["tuning"], "tuning.")
         if isinstance(content.get("claims"), list) and all(isinstance(each, dict) for each in content["claims"]):

@@ -211,7 +211,7 @@ class Tracker:
     def __init__(self, folder: Path, config: Config, state: dict[str, Any] | None = None) -> None:
         state = state or {"bytes": 0, "wandb_id": None}
         self.path = folder / "metrics.jsonl"
-        if self.path.exists() and self.path.stat().st_size < state["bytes"]:
+        if state["bytes"] > (self.path.stat().st_size if self.path.exists() else 0):
             raise UsageError(f"{self.path}: shorter than when the run was saved, cannot resume")
         self.file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - open as long as the run
         self.file.truncate(state["bytes"])
@@ -247,7 +247,10 @@ class Tracker:
             self.wandb.log(row, media)
 
     def rows(self) -> list[Row]:
-        return [json.loads(line) for line in self.path.read_text().splitlines()]
+        try:
+            return [json.loads(line) for line in self.path.read_text().splitlines()]
+        except ValueError:
+            raise UsageError(f"{self.path}: damaged, cannot resume") from None
 
     def last_values(self) -> Row:
         """The last value of every metric."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vit import checkpoint, compute
-from vit.checks import Diverged, UsageError
+from vit.checks import Diverged, UsageError, one_line
 from vit.cli import Interrupted, python_command, say
 from vit.config import Config
 from vit.data import Splits
@@ -53,8 +53,14 @@ class Training:
         if state is not None:
             self.best_val_acc = state["best_val_acc"]
             self.clock.seconds, self.clock.joules = state["seconds"], state["joules"]
-            self.origin = {key: succession(state["origin"][key], now) for key, now in self.origin.items()}
+            if stepper.step:  # else nothing has been done yet, by anyone
+                self.origin = {key: succession(state["origin"][key], now) for key, now in self.origin.items()}
         self.tracker = Tracker(folder, config, state and state["tracker"])
+
+    @property
+    def one_device(self) -> bool:
+        """Whether the whole training so far was of one device, or one team of them."""
+        return compute.units_of(str(self.origin["device"])) is not None
 
     def run(self, received: list[int]) -> Generator[None, None, dict[str, Any]]:
         """Train to the end, or stop after the step in which a signal was `received`; yields after every step.
@@ -62,7 +68,7 @@ class Training:
         Returns:
             The summary of the finished run.
         """
-        config, stepper = self.config.train, self.stepper
+        stepper = self.stepper
         if not self.tracker.rows():
             self.save_state()  # so that even a run killed in its first epoch keeps its W&B id
             self.log(self.costs())
@@ -82,33 +88,47 @@ class Training:
             if self.device.type == "cpu":
                 self.clock.start()
             progress.advance(stepper.step)
-            if stepper.step % config.log_every == 0 or stepper.done:
-                self.clock.lap()
-                row = stepper.meter.row(self.clock.seconds)
-                row["train/lr"] = float(stepper.optimizers[0].param_groups[0]["lr"])
-                self.log(row)
-                progress.show(stepper.step, row["train/loss"], row["train/acc"], row["train/images_per_second"])
-                self.clock.start()  # logging is no training
-            epoch, rest = divmod(stepper.step, stepper.steps_per_epoch)
-            if rest == 0 and (epoch % config.eval_every == 0 or epoch == config.epochs):
-                self.clock.lap()
-                progress.line(f"epoch {epoch}: {self.validate()}")
-                self.save_state()
-                self.clock.start()
+            try:
+                self.between_steps(progress)
+            except (UsageError, OSError):
+                stepper.release_team()
+                raise
         progress.close()
         if stepper.done:
             return self.finish()
         self.clock.lap()
+        self.check_finite()
         self.save_state()
         go_on = f"{python_command()} train.py --config {shlex.quote(str(self.folder / 'config.yaml'))} --resume"
         message = f"stopped after step {stepper.step} of {stepper.steps}, all saved; go on with: {go_on}"
         raise Interrupted(message, 128 + stepper.stopped_by)
 
+    def between_steps(self, progress: Progress) -> None:
+        """What is due after this step: a row, an evaluation, a saved state."""
+        config, stepper = self.config.train, self.stepper
+        if stepper.step % config.log_every == 0 or stepper.done:
+            self.clock.lap()
+            row = stepper.meter.row(self.clock.seconds)
+            row["train/lr"] = float(stepper.optimizers[0].param_groups[0]["lr"])
+            self.log(row)
+            progress.show(stepper.step, row["train/loss"], row["train/acc"], row["train/images_per_second"])
+            self.clock.start()  # logging is no training
+        epoch, rest = divmod(stepper.step, stepper.steps_per_epoch)
+        if rest == 0 and (epoch % config.eval_every == 0 or epoch == config.epochs):
+            self.clock.lap()
+            progress.line(f"epoch {epoch}: {self.validate()}")
+            self.save_state()
+            self.clock.start()
+
     def validate(self) -> str:
         """Evaluate on the validation split and keep the weights if they are the best so far.
 
         Without a validation split nothing is chosen: the latest weights are the best.
+
+        Raises:
+            Diverged: they are not finite any more.
         """
+        self.check_finite()
         config, stepper = self.config, self.stepper
         results: Row = {
             "compute/epoch": stepper.epoch,
@@ -153,6 +173,9 @@ class Training:
         row["compute/mfu"] = stepper.train_flops / self.clock.seconds / rate
         self.log(row, media)
         self.tracker.wandb.upload(self.folder / "best", str(config.name), ["best"], row)
+        values = self.tracker.last_values()
+        if not self.one_device:
+            values.pop("compute/energy_joules", None)  # of a part of the training
         summary = {
             "name": config.name,
             "seed": config.seed,
@@ -160,7 +183,7 @@ class Training:
             "checkpoint": str(self.folder / "best"),
             "wandb": self.tracker.wandb.location,
             **self.origin,
-        } | self.tracker.last_values()
+        } | values
         self.tracker.finish()
         write_summary(self.folder, summary)
         return summary
@@ -183,16 +206,25 @@ class Training:
         """
         for key, value in row.items():
             if isinstance(value, float) and not math.isfinite(value):
-                raise Diverged(f"optim.lr: the training diverged ({key} is {value}); choose a smaller one")
+                raise diverged(key, value)
         axes: Row = {
             "compute/train_flops": self.stepper.train_flops,
             "compute/images_seen": self.stepper.step * self.config.train.batch_size,
             "compute/train_seconds": self.clock.seconds,
             "compute/epoch": self.stepper.epoch,
         }
-        if self.clock.joules is not None and self.team.size == 1:  # it is of one GPU
+        if self.clock.joules is not None and self.team.size == 1 and self.one_device:  # else it is of a part
             axes["compute/energy_joules"] = self.clock.joules
         self.tracker.log(axes | row, media)
+
+    def check_finite(self) -> None:
+        """Before anything good is overwritten: steps since the last row have been looked at by nobody.
+
+        Raises:
+            Diverged: their loss or gradient is not finite.
+        """
+        if not math.isfinite(total := float(self.stepper.meter.sums.sum())):
+            raise diverged("a step", total)
 
     def save_state(self) -> None:
         state = {
@@ -233,8 +265,12 @@ def open_stepper(
             if missing := {"best_val_acc", "origin", "seconds", "joules", "tracker"} - state.keys():  # for Training
                 raise KeyError(", ".join(sorted(missing)))
         except (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-            raise UsageError(f"{path}: not the state of this run ({str(error).splitlines()[0]})") from None
+            raise UsageError(f"{path}: not the state of this run ({one_line(error)})") from None
     return stepper, state
+
+
+def diverged(key: str, value: float) -> Diverged:
+    return Diverged(f"optim.lr: the training diverged ({key} is {value}); choose a smaller one")
 
 
 def succession(before: str | None, now: str | None) -> str | None:
