@@ -26,8 +26,9 @@ def heads(root: Path) -> str:
     return paragraph(f"""
         **In a plain ViT, at equal parameters and FLOPs, each tuned, four heads reach {reached(found, label)}.**
         Training takes {taken} times as long. **With a relative position bias in every head and whitened patches, as in
-        all that is listed under [Results](#results), four heads reach {heads_with_positions(root)}** (and have 1 % more
-        parameters, another place to look at first, and a recipe that but for its rate was found with them).""")
+        all that is listed under [Results](#results), four heads reach {heads_with_positions(root)}.** This second
+        comparison is not quite equal: four heads have 1 % more parameters and begin by looking at other places, and the
+        recipe, but for its learning rate, was found with them.""")
 
 
 def heads_with_positions(root: Path) -> str:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from tables import ahead, paragraph, read, span, table
 
+from vit.config import TrainConfig
+
 TASKS = {"train": "training step", "infer": "inference", "pipeline": "stored images to updated weights"}
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
 PEERS = ("timm", "vit-pytorch", "Hugging Face")
@@ -76,6 +78,23 @@ def export_latency(root: Path) -> str:
     names = list(dict.fromkeys(row["what"] for row in rows))
     lines = [[size, *(f"{time[size, name]:.1f}" for name in names)] for size in sizes]
     return table(["images", *(f"{name}, milliseconds" for name in names)], lines)
+
+
+def window(root: Path) -> str:
+    """What a window of each image saves by the clock, and what the epochs cost that it pays for in FLOPs."""
+    rows = read(root / "benchmarks/results/window.csv")
+    each = " and ".join(f"{float(row['time_ratio']):.2f} (`{row['config']}`)" for row in rows)
+    flops = span([float(row["flops_ratio"]) for row in rows], ".2f")
+    (steps,) = {row["rounds"] for row in rows}
+    (machine,) = {f"{row['device']}, {row['precision']}" for row in rows}
+    (quickstart,) = (float(row["time_ratio"]) for row in rows if row["config"] == "quickstart")
+    share = TrainConfig().window_share
+    longer = 10 / 6 * (share * quickstart + 1 - share)
+    return paragraph(f"""
+        By the clock a step that sees a window takes {each} times as long as one that sees all, for {flops} of its FLOPs
+        ({machine}, medians of {steps} steps in turn, `python benchmarks/window.py configs/quickstart.yaml
+        configs/cpu_30min.yaml`): so ten epochs of the quickstart with a window take {longer:.2f} times as long as six
+        without.""")
 
 
 def scaling(root: Path) -> str:

@@ -34,7 +34,6 @@ PARTS: dict[str, Callable[[Path], str]] = {
     "heads_with_positions": compared.heads_with_positions,
     **{f"{study}_rates": partial(compared.learning_rates, study=study) for study in ("heads", "quickstart")},
     "results": trained.results,
-    "aims": trained.aims,
     "ablation": partial(compared.changes, study="ablation"),
     "fast_path": compared.fast_path,
     "validation_spread": compared.validation_spread,
@@ -44,6 +43,7 @@ PARTS: dict[str, Callable[[Path], str]] = {
     "against_peers": speed.against_peers,
     "scaling": speed.scaling,
     "export_latency": speed.export_latency,
+    "window": speed.window,
     **{f"trials_{base}": partial(search.trials, base=base) for base in search.BASES},
 }
 
@@ -55,7 +55,8 @@ def generate(root: Path) -> dict[Path, str]:
         UsageError: a part has an unknown name or no end, or what it is made from is missing.
     """
     pages = [root / page for page in PAGES if (root / page).exists()]
-    configs = {root / "configs" / f"{name}.yaml": trained.with_header(root, name) for name in trained.with_twins(root)}
+    names = [*trained.with_twins(root), *(name for name in trained.PLAIN if (root / f"configs/{name}.yaml").exists())]
+    configs = {root / "configs" / f"{name}.yaml": trained.with_header(root, name) for name in names}
     return {page: fill(page, root) for page in pages} | configs
 
 

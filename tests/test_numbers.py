@@ -69,17 +69,22 @@ def test_every_config_without_results_says_so() -> None:
 
 
 def check_configs_are_what_was_trained(root: Path, rung: str) -> None:
-    """A rung and its twin are, but for the name, the settings of their arms, with what tuning chose for each."""
-    found = studies.results(root, rung)
-    study, chosen = found.study, found.chosen()
-    for arm in study.arms:
-        name = {"multi_head": rung, "one_head": f"{rung}_one_head"}[arm]
-        config = flatten(parse(Config, [f"--config={root / 'configs' / name}.yaml"]))
-        assert config.pop("name") == name
-        (ran,) = (run for run in study.final_runs(chosen) if run.arm == arm and run.seed == study.seeds[0])
-        expected = flatten(ran.config) | {"seed": config["seed"]}
-        del expected["name"]
-        assert config == expected
+    """A rung and its twin are, but for the name, the settings of their arms."""
+    for arm in studies.results(root, rung).study.arms:
+        check_config_is_what_was_trained(root, {"multi_head": rung, "one_head": f"{rung}_one_head"}[arm])
+
+
+def check_config_is_what_was_trained(root: Path, name: str) -> None:
+    """With what tuning chose for its arm."""
+    place, arm = trained.arm_of(name)
+    found = studies.results(root, place)
+    config = flatten(parse(Config, [f"--config={root / 'configs' / name}.yaml"]))
+    assert config.pop("name") == name
+    study = found.study
+    (ran,) = (run for run in study.final_runs(found.chosen()) if run.arm == arm and run.seed == study.seeds[0])
+    expected = flatten(ran.config) | {"seed": config["seed"]}
+    del expected["name"]
+    assert config == expected
 
 
 @pytest.mark.parametrize("rung", trained.LADDER)
@@ -88,6 +93,12 @@ def test_the_configs_of_a_rung_are_what_was_trained(rung: str, monkeypatch: pyte
     if not (ROOT / f"reports/{rung}/results.csv").exists():
         pytest.skip("not yet measured")
     check_configs_are_what_was_trained(ROOT, rung)
+
+
+@pytest.mark.parametrize("name", trained.PLAIN)
+def test_the_plain_configs_are_those_of_the_headline(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    check_config_is_what_was_trained(ROOT, name)
 
 
 @pytest.mark.parametrize("name", ["multi_head", "one_head"])
@@ -190,14 +201,15 @@ def readme(root: Path, text: str) -> str:
 
 def test_the_ladder_is_made_of_the_studies_there_are(project: Path) -> None:
     text = readme(project, "Before.\n\n<!-- numbers: results -->\nstale\n<!-- end -->\n\nAfter.\n")
-    assert text.startswith("Before.\n\n<!-- numbers: results -->\n| config | heads |")
-    assert text.endswith("|\n<!-- end -->\n\nAfter.\n")
-    rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in text.splitlines() if "`" in line]
+    assert text.startswith("Before.\n\n<!-- numbers: results -->\n| config | aim |")
+    assert text.endswith("|\n\nTrained on Some CPU, 2 threads, bfloat16 (`quickstart`).\n<!-- end -->\n\nAfter.\n")
+    rows = [
+        [cell.strip(" `") for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| `")
+    ]
     parameters, pflop = "207,946", "0.016"
     assert rows == [
-        ["quickstart", "2", parameters, "4", pflop, "2", "72.50 ± 0.71", "2", "Some CPU, 2 threads, bfloat16"],
-        ["quickstart_one_head", "1", parameters, "4", pflop, "3", "71.50 ± 0.71", "2", "Some CPU, 2 threads, bfloat16"],
-        ["speedrun", "2", parameters, "4", pflop, "", "not yet measured", "", ""],
+        ["quickstart", "", "2", parameters, "4", pflop, "1.0", "72.50 ± 0.71 (2)", "71.50 ± 0.71 (2)"],
+        ["speedrun", "94 % with 5 PFLOP", "2", parameters, "4", pflop, "", "not yet measured", ""],
     ]
 
 
@@ -278,7 +290,7 @@ def test_a_run_that_diverged_counts_for_nothing(project: Path) -> None:
     text = readme(
         project, "<!-- numbers: results -->\n<!-- end -->\n\n<!-- numbers: quickstart_rates -->\n<!-- end -->\n"
     )
-    assert "| 3 | 71.00 | 1 | Some CPU, 2 threads, bfloat16 |" in text
+    assert "| 72.50 ± 0.71 (2) | 71.00 (1) |" in text
     assert "| one_head | **0.01: 70.00**, 0.02: diverged | 1 |" in text
 
 

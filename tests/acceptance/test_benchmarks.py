@@ -63,6 +63,18 @@ def test_scaling_counts_beside_what_it_measures(here: Path) -> None:
     assert (here / "scaling.png").stat().st_size > 10_000
 
 
+def test_a_window_is_measured_beside_whole_images(here: Path) -> None:
+    (here / "tiny.yaml").write_text(
+        "name: tiny\nmodel: {dim: 16, depth: 1, heads: 1}\ndata: {train_images: 500}\ntrain: {batch_size: 50}\n"
+    )
+    result = run(str(ROOT / "benchmarks/window.py"), "tiny.yaml", "--rounds=2", "--results=window.csv", cwd=here)
+    (row,) = result["results"]
+    assert row["flops_ratio"] == pytest.approx(36 / 64, rel=0.05)
+    assert min(row["whole_images_per_second"], row["window_images_per_second"], row["time_ratio"]) > 0
+    with (here / "window.csv").open(newline="") as file:
+        assert [each["config"] for each in csv.DictReader(file)] == ["tiny"]
+
+
 def test_speedrun_reports_seconds_and_flops_to_an_accuracy(here: Path) -> None:
     (here / "tiny.yaml").write_text(
         "name: tiny\nmodel: {dim: 16, depth: 1, heads: 1, patch_size: 8}\n"
