@@ -42,7 +42,8 @@ def reached(found: Findings, label: str) -> str:
     accuracy = {
         arm.name: mean([arm.values[ACCURACY][seed] for seed in test.differences]) for arm in found.arms_of(label)
     }
-    done, planned = len(test.differences), len(found.study.seeds)
+    lost = {seed for arm in found.arms_of(label) for seed in arm.diverged}
+    done, planned = len(test.differences.keys() | lost), len(found.study.seeds)
     interim = f"; {done} of {planned} seeds planned are done" if done < planned else ""
     reading = read_words(test, found.margin) + interim
     return f"{accuracy[test.b]} % and one head {accuracy[test.a]} %: {effect(test)}, {reading}"
@@ -118,10 +119,10 @@ def fast_path(root: Path) -> str:
     plain, fast = (list(arm.values[ACCURACY].values()) for arm in found.arms_of(test.label))
     return paragraph(f"""
         **What makes it fast costs no accuracy that was seen**, though {len(plain)} seeds are too few to find a loss or
-        to rule one out. Four epochs of the quickstart's model with two heads and
-        neither whitening nor relative bias, as plain PyTorch would train it (float32, whole batches, not compiled),
-        reach {mean(plain)} %, with everything that makes it fast {mean(fast)} %: {effect(test)},
-        {read_words(test, found.margin)}. `python compare.py configs/studies/fast_path.yaml`, rows in
+        to rule one out. Four epochs of the plain model of configs/multi_head.yaml with two heads, as plain PyTorch
+        would train it (float32, whole batches, not compiled), reach {mean(plain)} %, with everything that makes it fast
+        {mean(fast)} %: {effect(test)}, {read_words(test, found.margin)}. `python compare.py
+        configs/studies/fast_path.yaml`, rows in
         `reports/fast_path/results.csv`.""")
 
 

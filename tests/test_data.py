@@ -161,6 +161,16 @@ class TestSources:
         assert_cifar(root)
         assert "is slow" in capsys.readouterr().err
 
+    def test_slow_host_is_waited_for_where_npm_fails(
+        self, tmp_path: Path, archive: bytes, known_md5: None, serve: Callable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        serve(archive)
+        monkeypatch.setattr(download, "SLOW_SECONDS", 0)
+        monkeypatch.setattr(download, "SLOW_BYTES_PER_SECOND", 10**15)
+        fake_npm(tmp_path / "bin", monkeypatch, "echo 'npm error code ENOTFOUND' >&2; exit 1")
+        data.load(tmp_path / "root")
+        assert_cifar(tmp_path / "root")
+
     def test_no_source_says_what_was_tried_and_what_to_do(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

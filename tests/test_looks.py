@@ -1,13 +1,18 @@
 """Colours of charts: seen by every eye, on light and on dark."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vit.report.looks import COLOURS, INK
+from vit.report.arms import Arm, differing
+from vit.report.looks import COLOURS, INK, looks
+from vit.run_folder import material
+from vit.study_file import load_study
 
+ROOT = Path(__file__).parents[1]
 PAPERS = {"light": "#ffffff", "dark": "#14171b"}
 # Linear RGB as seen with each kind of dichromacy (Machado, Oliveira & Fernandes 2009, severity 1).
 EYES = {
@@ -28,6 +33,17 @@ def lab(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
     matrix = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
     x, y, z = np.cbrt(matrix @ np.clip(rgb, 0, 1) / [0.9505, 1, 1.089])  # none is so dark that this would not hold
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("name", ["ablation", "heads", "heads_more", "shapes"])
+def test_no_two_arms_look_alike(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of sixteen that differ in anything but heads, or of nine ways of having some heads."""
+    monkeypatch.chdir(ROOT)
+    study = load_study(f"configs/studies/{name}.yaml")
+    arms = [Arm(arm, material(study.config(arm, {}))) for arm in study.arms]
+    found = looks(study, arms, differing(study, arms))
+    assert len({(look.colour, look.shape) for look in found.values()}) == len(arms)
+    assert len({(look.colour, *look.dash) for look in found.values()}) == len(arms)
 
 
 @pytest.mark.parametrize("paper", PAPERS)

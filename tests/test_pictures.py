@@ -152,6 +152,12 @@ class TestKinds:
             assert pixels.shape == (1, 3, 32, 32)
             assert pixels.amax(dim=(0, 2, 3)).tolist() == pixels.amin(dim=(0, 2, 3)).tolist() == [10, 20, 30]
 
+    def test_a_callers_picture_stays_as_large_as_it_is(self, save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("vit.pictures.ENOUGH", 1000)
+        with Image.open(save(flag().resize((240, 160)), "jpg")) as mine:
+            assert open_picture(mine).size == (40, 27)
+            assert mine.size == (240, 160)
+
     def test_making_small_averages(self) -> None:
         """Fine stripes become grey, where taking single pixels would make them black or white."""
         stripes = np.zeros((320, 320, 3), np.uint8)

@@ -322,7 +322,7 @@ def test_an_interaction_is_the_second_comparison_less_the_first(make: Any, tmp_p
     assert table_row(page, "Comparisons", "coarse less fine")[6] == "▼ lower"
     assert "Test accuracy differs in 3 of 3 comparisons and interactions, most in “fine”: +3.00 points" in text_of(page)
     choice = table_row(page, "Which should I choose?", "sequence length")
-    assert choice == ["sequence length", "16 tokens, patches of 8 x 8", "four_8", "66.35", "none"]
+    assert choice == ["sequence length", "16 patches of 8 x 8", "four_8", "66.35", "none"]
 
 
 def test_the_choice_names_what_a_larger_budget_adds(make: Any, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import astuple
 from itertools import product
-from math import comb, isnan, nan
+from math import erfc, isnan, nan, sqrt
 from typing import Any, get_args
 
 import numpy as np
@@ -95,16 +95,20 @@ def test_what_was_not_tested_costs_holm_nothing() -> None:
     assert isnan(adjusted[2])
 
 
-def test_mcnemar_is_the_binomial_of_what_they_disagree_on() -> None:
+def test_mcnemar_counts_what_they_disagree_on_and_images_as_clusters() -> None:
     a = np.zeros((2, 20), dtype=bool)
     b = a.copy()
     a[0, :2] = True  # only a has 2 right
     b[0, 2:6] = b[1, :6] = True  # only b 10
     a[1, 10:15] = b[1, 10:15] = True  # both 5, which say nothing
-    p = 2 * sum(comb(12, right) for right in range(3)) / 2**12
+    p = erfc(sqrt((4 * 2) ** 2 / (4 * 2**2) / 2))  # 4 images of which b has two seeds more right, 2 of which none
     assert mcnemar(a, b) == McNemar(only_a=2, only_b=10, p=pytest.approx(p))
     assert mcnemar(b, a) == McNemar(only_a=10, only_b=2, p=pytest.approx(p))
     assert mcnemar(a, a) == McNemar(0, 0, 1.0)
+    once, p = (a[:1], b[:1]), erfc(sqrt((4 - 2) ** 2 / (4 + 2) / 2))
+    assert mcnemar(*once).p == pytest.approx(p)  # of one seed it is McNemar's own
+    again = [np.concatenate([each] * 5) for each in once]
+    assert mcnemar(*again).p == pytest.approx(p)  # seeds that see the same say nothing more
 
 
 @pytest.mark.parametrize("comparisons", [1, 2, 4, 10])
@@ -120,7 +124,7 @@ def test_signs_that_are_drawn_cannot_show_a_smaller_p_than_their_number_allows()
     assert over(np.arange(1, 21) / 100).p == pytest.approx(least_p(20))  # 20 pairs of one sign: too many to try all
     assert over(np.arange(1, 9) / 100).p == pytest.approx(least_p(8))
     assert least_p(8, comparisons=3) == 3 * 2 / 2**8
-    with pytest.raises(ValueError, match="expected so few comparisons"):
+    with pytest.raises(ValueError, match="so few that p can be below"):
         pairs_needed(comparisons=300)
 
 

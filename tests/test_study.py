@@ -17,7 +17,7 @@ from vit.checks import UsageError
 from vit.results import Results, unpack
 from vit.run_folder import material
 from vit.study import Run
-from vit.study_file import load_study
+from vit.study_file import UniqueKeys, load_study
 
 ROOT = Path(__file__).parents[1]
 
@@ -166,6 +166,7 @@ def test_an_arm_named_twice_is_refused(write: Any) -> None:
         ("name: a\n? [1, 2]\n: b\n", r"line 2: expected a word as key"),
         ("name: a\narms: &loop\n  one: *loop\n", r"Circular reference detected"),
         ("name: 2026-11-28\n", r"date is not JSON serializable"),
+        ("name: 2026-13-28\n", r"not valid YAML \(month must be in 1..12"),
     ],
 )
 def test_a_file_that_is_no_study_is_refused_in_one_line(tmp_path: Path, content: str, message: str) -> None:
@@ -181,6 +182,7 @@ def test_1e_3_is_a_number(write: Any) -> None:
     path = Path(write(tuning={"grid": {"optim.lr": [0.5]}, "seeds": [7]}))
     path.write_text(path.read_text().replace("0.5", "1e-3"))
     assert load_study(str(path)).points("one") == [{"optim.lr": 0.001}]
+    assert yaml.load("1e-3_adamw: 1e-3 against 1e-2", UniqueKeys) == {"1e-3_adamw": "1e-3 against 1e-2"}
 
 
 def test_arms_differ_in_what_they_name_alone_and_seeds_are_paired(write: Any) -> None:

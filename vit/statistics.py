@@ -79,14 +79,14 @@ def paired(a: Sequence[float], b: Sequence[float]) -> Paired:
     if n == 1:
         return Paired(1, float(difference[0]), nan, nan, nan, nan, nan, nan)
     p = sign_flip(difference, decimals)
-    if np.ptp(difference) == 0:  # its mean and deviation would carry rounding errors, its bootstrap is not defined
-        mean, std = float(difference[0]), 0.0
-        bounds = bounds90 = (mean, mean)
-    else:
-        mean, std = float(difference.mean()), float(difference.std(ddof=1))
-        bounds, bounds90 = bca(difference), student(mean, std, n, 1 - 2 * LEVEL)
+    same = np.ptp(difference) == 0  # their mean and deviation would carry rounding errors
+    mean, std = (float(difference[0]), 0.0) if same else (float(difference.mean()), float(difference.std(ddof=1)))
     if n < FEWEST_PAIRS:
         bounds = bounds90 = (nan, nan)
+    elif same:  # a bootstrap is not defined
+        bounds = bounds90 = (mean, mean)
+    else:
+        bounds, bounds90 = bca(difference), student(mean, std, n, 1 - 2 * LEVEL)
     return Paired(n, mean, std, *bounds, p, *bounds90)
 
 
@@ -110,12 +110,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def mcnemar(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> McNemar:
-    """Compare which test images two arms have right, pooled over seeds.
+    """Compare which test images two arms have right, over all seeds.
 
-    McNemar 1947, "Note on the Sampling Error of the Difference Between Correlated Proportions or Percentages", in its
-    exact form: the predictions that only one arm has right are split like fair coins if the arms do not differ. It
-    speaks about these trained models on new images. That other seeds would agree is for `paired` to say: where seeds
-    spread more than images do, this test calls equal arms different far more often than one time in twenty.
+    McNemar 1947, "Note on the Sampling Error of the Difference Between Correlated Proportions or Percentages", for
+    predictions that come in clusters, the seeds' of one image (Durkalski et al. 2003, "Analysis of Clustered
+    Matched-Pair Data"): squared, the sum over images of how many more seeds have it right in b, by the sum of their
+    squares, is chi-squared if the arms do not differ. It speaks about these trained models on new images. That other
+    seeds would agree is for `paired` to say: where seeds spread more than images do, this test calls equal arms
+    different far more often than one time in twenty.
 
     Args:
         a, b: whether each prediction was right, (seeds, images) each, the same seeds and images in both.
@@ -129,7 +131,8 @@ def mcnemar(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> McNemar:
     if a.dtype != bool or b.dtype != bool:
         raise ValueError(f"a and b: expected booleans, right or not, got {a.dtype} and {b.dtype}")
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
-    p = scipy.stats.binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
+    more = b.sum(axis=0) - a.sum(axis=0)  # seeds, of each image
+    p = scipy.stats.chi2.sf(more.sum() ** 2 / (more**2).sum(), df=1) if more.any() else 1.0
     return McNemar(only_a, only_b, float(p))
 
 
@@ -204,18 +207,16 @@ def least_p(n: int, comparisons: int = 1) -> float:
     return min(1.0, comparisons * 2 / min(2**n, RESAMPLES + 1))
 
 
-def pairs_needed(level: float = LEVEL, comparisons: int = 1) -> int:
+def pairs_needed(comparisons: int = 1) -> int:
     """The fewest seeds at which any difference can be found.
 
     Raises:
-        ValueError: a level outside (0, 1), or no comparison, or so many that no number of seeds is enough.
+        ValueError: no comparison, or so many that no number of seeds is enough.
     """
-    if not 0 < level < 1 or comparisons < 1:
-        raise ValueError(f"expected a level in (0, 1) and 1 comparison or more, got {level!r} and {comparisons!r}")
-    if least_p(RESAMPLES, comparisons) >= level:
-        raise ValueError(f"expected so few comparisons that p can be below {level!r}, got {comparisons!r}")
+    if comparisons < 1 or least_p(RESAMPLES, comparisons) >= LEVEL:
+        raise ValueError(f"expected 1 comparison or more, and so few that p can be below {LEVEL}, got {comparisons!r}")
     n = 1
-    while least_p(n, comparisons) >= level:
+    while least_p(n, comparisons) >= LEVEL:
         n += 1
     return n
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from vit.checks import UsageError, check
+from vit.checks import UsageError, check, one_line
 from vit.study import Claim, Study, Tuning
 
 
@@ -22,13 +22,11 @@ def load_study(path: str) -> Study:
         content = yaml.load(Path(path).read_text(), UniqueKeys)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: cannot be read ({error})") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UsageError(f"{path}: line {line}: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path}: not valid YAML ({error})") from None
+    except (yaml.YAMLError, ValueError) as error:  # bytes that are no text, a date that never was
+        raise UsageError(f"{path}: not valid YAML ({one_line(error)})") from None
     try:
         json.dumps(content)  # dates, loops and the like are no settings
         check(isinstance(content, dict), "the file", "keys and values", content)
@@ -78,5 +76,5 @@ class UniqueKeys(yaml.SafeLoader):
 
 # YAML 1.1, as PyYAML reads it, takes 1e-3 for a text.
 UniqueKeys.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+"), list("-+0123456789")
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )

@@ -111,7 +111,9 @@ def open_workers(config: CompareConfig) -> Iterator[Workers]:
 
 def train_here(at_once: int, jobs: list[Job], stopped: Callable[[], bool]) -> Ended:
     """Train in processes of this machine, some at once."""
-    threads = os.environ.get("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // at_once, 1)))
+    # Where the system tells, the cores that this process may use, which may be some of the machine's.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = os.environ.get("OMP_NUM_THREADS", str(max(cores // at_once, 1)))
     given_up = threading.Event()
     with ThreadPoolExecutor(at_once) as pool:
         try:

@@ -124,12 +124,12 @@ class Arm:
         return len(self.of("test/acc"))
 
     @property
-    def tokens(self) -> int | None:
-        """Sequence length, or None where the settings do not say."""
+    def patches(self) -> int | None:
+        """Sequence length without a class token, or None where the settings do not say."""
         if not self.settings.get("model.patch_size"):
             return None
         side = self.settings.get("model.image_size", 32) // self.settings["model.patch_size"]
-        return side**2 + (self.settings.get("model.pool") == "cls")
+        return side**2
 
 
 def read_arms(study: Study, rows: Sequence[Row]) -> list[Arm]:

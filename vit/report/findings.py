@@ -192,12 +192,12 @@ class Findings:
                 yield Choice(cost.title, f"from {shown[name]}", best, others, later)
 
     def by_length(self) -> Iterator[Choice]:
-        lengths = sorted({arm.tokens for arm in self.arms if arm.tokens})
+        lengths = sorted({arm.patches for arm in self.arms if arm.patches})
         for length in lengths if len(lengths) > 1 else []:
-            same = [arm for arm in self.arms if arm.tokens == length]
+            same = [arm for arm in self.arms if arm.patches == length]
             side = same[0].settings["model.patch_size"]
             best = max(same, key=validated)
-            said = f"{length} tokens, patches of {side} x {side}"
+            said = f"{length} patches of {side} x {side}"
             yield Choice("sequence length", said, best, [arm for arm in same if arm is not best])
 
     def found_lower(self, pairs: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:

@@ -52,17 +52,15 @@ def looks(study: Study, arms: Sequence[Arm], keys: Sequence[str]) -> dict[str, L
         if head not in hues:
             hues[head] = free.pop(0) if free else list(COLOURS.values())[len(hues) % len(COLOURS)]
     order = list(dict.fromkeys(rests.values()))
-    number = {rest: order.index(rest) % len(DASHES) for rest in order}
-    return {
-        arm.name: Look(
-            hues[said[arm.name]],
-            list(SHAPES)[number[rests[arm.name]]],
-            DASHES[number[rests[arm.name]]],
-            said[arm.name],
-            rests[arm.name],
-        )
-        for arm in arms
-    }
+    found: dict[str, Look] = {}
+    taken: set[tuple[str, int]] = set()
+    for name, rest in rests.items():
+        hue, first = hues[said[name]], order.index(rest)
+        numbers = [(first + step) % len(DASHES) for step in range(len(DASHES))]
+        number = next((each for each in numbers if (hue, each) not in taken), numbers[0])  # where one is left
+        taken.add((hue, number))
+        found[name] = Look(hue, list(SHAPES)[number], DASHES[number], said[name], rest)
+    return found
 
 
 def heads_of(arm: Arm) -> str:

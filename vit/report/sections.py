@@ -47,7 +47,9 @@ def scope(findings: Findings) -> str:
         if (values := sorted({arm.settings[key] for arm in findings.arms if key in arm.settings}))
     )
     text += "."
-    if max(counts) < len(findings.study.seeds):
+    lost = sum(len(arm.diverged) for arm in findings.arms)
+    text += f" {plural(lost, 'training')} more diverged." * (lost > 0)
+    if max(arm.n + len(arm.diverged) for arm in findings.arms) < len(findings.study.seeds):
         text += f" Interim: {len(findings.study.seeds)} seeds are planned."
     missing = [name for name in findings.study.arms if name not in findings.by_name]
     return text + (f" Without a finished run: {', '.join(missing)}." if missing else "")
@@ -104,7 +106,7 @@ def claims(findings: Findings) -> Iterator[str]:
         if test.paired and not math.isnan(test.p) and outcome == "undecided":
             few = findings.reachable(test.paired.n) >= LEVEL
             verdict += f"; {plural(test.paired.n, 'seed')} may be too few" * few
-        if test.paired and claim.metric in WITHOUT_SPREAD:
+        if test.paired and claim.metric in WITHOUT_SPREAD and outcome != "undecided":
             verdict += ", by construction"
         claimed = f"{claim.claim}\nTest: {claim.test}"
         cells: list[Cell] = [claim.aspect, (claimed, "claim"), (verdict, outcome), (measured, "words")]
@@ -193,8 +195,8 @@ def comparisons_table(findings: Findings) -> Iterator[str]:
     columns += ["points by machine"] * several
     caption = (
         f"Test accuracy, paired by seed. Equivalent: the 90 % interval lies within ±{findings.study.margin:g} points. "
-        "McNemar, pooled over seeds, counts the predictions that only one of the two has right; it speaks of these "
-        "trained models, not of other seeds, and decides nothing here."
+        "McNemar counts the predictions of all seeds that only one of the two has right; its p takes those of an image "
+        "as one cluster, speaks of these trained models, not of other seeds, and decides nothing here."
     )
     parts = [page.table(caption, columns, rows)]
     if findings.least_p >= LEVEL:

@@ -13,6 +13,8 @@ SIGNS = {"higher": "▲", "lower": "▼", "equivalent": "=", "undecided": "?"}
 def sentence(findings: Findings) -> str:
     """The finding, as plain text: the study's headline, then how all that it compares stands."""
     headline = findings.study.headline
+    if headline and len(findings.all) == 1:  # which says it all
+        return read_out(findings, headline)
     return f"{read_out(findings, headline)} {counted(findings)}" if headline else counted(findings)
 
 
