@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import studies
-from tables import Row, ahead, deviation, mean, paragraph, table
+from tables import Row, ahead, deviation, mean, paragraph, read, table
 
 from vit.checks import UsageError
 from vit.cli import parse
@@ -159,6 +159,23 @@ def results(root: Path) -> str:
                 names += [f"`{rung}`"] * (f"`{rung}`" not in names)
     where = "; ".join(f"{machine} ({', '.join(names)})" for machine, names in machines.items())
     return f"{table([*columns, 'its one-head twin, % (n)'], lines)}\n\n{paragraph(f'Trained on {where}.')}"
+
+
+def beside_published(root: Path) -> str:
+    """Rungs with many heads among published ViTs, by training compute: 2 FLOPs a multiply-accumulate, a backward pass
+    twice a forward one."""
+    lines = []
+    for row in read(root / "reports/recipe/published.csv"):
+        flops = 3 * 2 * int(row["forward_macs"]) * 50000 * int(row["passes"])
+        millions = f"{int(row['parameters']) / 1e6:.1f}"
+        lines.append((flops / 1e15, [row["model"], millions, row["passes"], mean([float(row["test_acc"])])]))
+    for rung in (rung for rung in LADDER if there_is(root, rung)):
+        if known := measured(root, rung):
+            config = config_of(root, rung)
+            cells = [f"**`{rung}`**", f"{count_params(config.model) / 1e6:.1f}", str(config.train.epochs), known.reached]
+            lines.append((float(pflop(config)), cells))
+    columns = ["model", "million parameters", "passes over the images", "test accuracy, % (n)", "training PFLOP"]
+    return table(columns, [[*cells, f"{cost:.3g}"] for cost, cells in sorted(lines, key=lambda line: line[0])])
 
 
 def header(root: Path, name: str) -> list[str]:

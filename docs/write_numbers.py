@@ -34,6 +34,7 @@ PARTS: dict[str, Callable[[Path], str]] = {
     "heads_with_positions": compared.heads_with_positions,
     **{f"{study}_rates": partial(compared.learning_rates, study=study) for study in ("heads", "quickstart")},
     "results": trained.results,
+    "beside_published": trained.beside_published,
     "ablation": partial(compared.changes, study="ablation"),
     "fast_path": compared.fast_path,
     "validation_spread": compared.validation_spread,
