@@ -172,7 +172,8 @@ def beside_published(root: Path) -> str:
     for rung in (rung for rung in LADDER if there_is(root, rung)):
         if known := measured(root, rung):
             config = config_of(root, rung)
-            cells = [f"**`{rung}`**", f"{count_params(config.model) / 1e6:.1f}", str(config.train.epochs), known.reached]
+            millions = f"{count_params(config.model) / 1e6:.1f}"
+            cells = [f"**`{rung}`**", millions, str(config.train.epochs), known.reached]
             lines.append((float(pflop(config)), cells))
     columns = ["model", "million parameters", "passes over the images", "test accuracy, % (n)", "training PFLOP"]
     return table(columns, [[*cells, f"{cost:.3g}"] for cost, cells in sorted(lines, key=lambda line: line[0])])
