@@ -186,11 +186,10 @@ def header(root: Path, name: str) -> list[str]:
         return [f"# test accuracy {NOT_YET}, {cost}."]
     accuracies = [float(row["test/acc"]) for row in rows]
     sure = f"n = {len(rows)} seeds, sd {deviation(accuracies):.2f} points" if len(rows) > 1 else "n = 1 seed"
-    if name in PLAIN:  # trained on machines whose minutes have no mean
-        how = "on an H200 and on CPU cores (configs/studies/heads.yaml)"
-    else:
-        known = summary(rows)
-        how = f"{known.cost} of training on {known.machine}"
+    known = summary([row for row in rows if name not in PLAIN or units_of_row(row)[1] == "core"])
+    how = f"{known.cost} of training on {known.machine}"
+    if len(known.accuracies) < len(rows):
+        how += " (other seeds on a GPU; configs/studies/heads.yaml)"
     text = f"{mean(accuracies)} % test accuracy ({sure}), {cost}, {how}."
     return [f"# {line}" for line in textwrap.wrap(text, 118, break_on_hyphens=False)]
 
