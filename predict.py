@@ -28,7 +28,7 @@ class Item(NamedTuple):
 def main(config: PredictConfig) -> None:
     folder = None if config.attention is None else Path(config.attention)
     if folder and os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UsageError(f"--attention: expected a new or an empty folder, got {config.attention!r}")
+        raise UsageError(f"attention: expected a new or an empty folder, got {config.attention!r}")
     # PyTorch is imported only once the settings are known to be good.
     import torch
     from tqdm import tqdm

@@ -7,14 +7,13 @@ Runtime, all with the same number of threads.
 """
 
 import vit  # noqa: F401, I001  before PyTorch: it says how threads wait
-import csv
 import statistics
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
-from throughput import Task, measure
+from throughput import Task, measure, write_rows
 
 from vit import checkpoint, compute, data
 from vit.checks import check, check_types
@@ -66,10 +65,7 @@ def main(settings: Settings) -> dict[str, Any]:
             results.append({"batch_size": size, "what": name, **measured, "rounds": settings.rounds, "device": device})
             say(f"{size:6}  {name:10}{middle:9.3f}{f'{low:.3f} to {high:.3f}':>22}{ratio:11.2f}x")
     if settings.results:
-        with open(settings.results, "w", newline="") as file:
-            writer = csv.DictWriter(file, results[0], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(results)
+        write_rows(settings.results, results)
     return {"device": device, "torch": torch.__version__, "results": results}
 
 

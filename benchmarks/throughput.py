@@ -242,6 +242,14 @@ def save(path: Path, settings: Settings, results: list[dict[str, Any]], device: 
         writer.writerows(rows.values())
 
 
+def write_rows(path: str, rows: list[dict[str, Any]]) -> None:
+    """A csv file of rows that have the same columns."""
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def machine(device: torch.device) -> dict[str, Any]:
     capability = None if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
     return {"device": compute.device_name(device), "capability": capability, "torch": torch.__version__}

@@ -6,15 +6,15 @@ Whole steps, as `vit/stepper.py` takes them, from stored images to updated weigh
 """
 
 import vit  # noqa: F401, I001  before PyTorch: it says how threads wait
-import csv
 import statistics
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from throughput import Task, measure
+from throughput import Task, measure, write_rows
 
 from vit import compute, data
 from vit.checks import check, check_types
@@ -77,10 +77,7 @@ def main(settings: Settings) -> dict[str, Any]:
         speeds = f"{row['whole_images_per_second']:16,.0f}{row['window_images_per_second']:18,.0f}"
         say(f"{row['config']:24}{speeds}{row['time_ratio']:8.3f}{row['flops_ratio']:8.3f}")
     if settings.results:
-        with open(settings.results, "w", newline="") as file:
-            writer = csv.DictWriter(file, results[0], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(results)
+        write_rows(settings.results, results)
     return {"torch": torch.__version__, "results": results}
 
 
@@ -91,13 +88,13 @@ def times(steppers: list[Stepper], rounds: int) -> list[list[float]]:
         with stepper.stream:
             steps = stepper.take_steps([])
             next(steps)  # compiled, if it is to be
-
-        def step(stepper: Stepper, steps: Any) -> None:
-            with stepper.stream:
-                next(steps)
-
         tasks[str(index)] = partial(step, stepper, steps)
     return list(measure(tasks, steppers[0].device, rounds).values())
+
+
+def step(stepper: Stepper, steps: Iterator[None]) -> None:
+    with stepper.stream:
+        next(steps)
 
 
 if __name__ == "__main__":

@@ -215,6 +215,7 @@ class TestResume:
         for _ in range(2):
             with pytest.raises(UsageError, match=r"metrics.jsonl: (shorter than|damaged)"):
                 train(small(resume=True))
+        assert path.exists() == (damage != "none")
         path.write_bytes(content)
         train(small(resume=True))
 
