@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from vit import workers
 from vit.checks import UsageError
 from vit.results import Results, unpack
 from vit.run_folder import material
@@ -425,6 +426,14 @@ def test_a_choice_may_be_written_in_two_ways(write: Any, tmp_path: Path) -> None
     study = load_study(write(tuning={"grid": {"optim.lr": [1.0]}, "seeds": [9]}))
     Results(tmp_path / "results.csv", study).add(study.tuning_runs()[0], {"best/val_acc": 0.5})
     Results(tmp_path / "results.csv", load_study(write(tuning={"grid": {"optim.lr": [1]}, "seeds": [9]}))).check_rows()
+
+
+def test_trainings_at_once_share_the_cores_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 7, 9, 11, 13}, raising=False)
+    monkeypatch.setattr(workers, "train", lambda job, _: job.environment["OMP_NUM_THREADS"])
+    jobs = [workers.Job(name, "runs", [], ".", {}) for name in "ab"]
+    assert [threads for _, threads in workers.train_here(2, jobs, lambda: False)] == ["3", "3"]
 
 
 def test_run_names_are_distinct(write: Any) -> None:
