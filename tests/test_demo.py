@@ -162,12 +162,16 @@ def use(browser: Any, address: str, folder: Path) -> None:
         found = tab.locator(".tiles").nth(model).locator("figcaption").all_inner_texts()
         return [re.sub(r"\s+[0-9.]+x$", "", words) for words in found]
 
+    def wait_for_picture(width: int) -> None:
+        """A browser decodes a picture some time after the page names it."""
+        tab.wait_for_function("width => document.querySelector('#picture img')?.naturalWidth === width", arg=width)
+
     Image.new("CMYK", (60, 20), (200, 0, 0, 0)).save(folder / "sea.tiff")  # none that a browser shows
     tab.locator("input[type=file]").set_input_files(folder / "sea.tiff")
     tab.locator(".tiles img").first.wait_for()
     assert captions(0) == ["rollout", "block 0 mean", "head 0", "head 1"]
     assert captions(1) == ["rollout", "block 0 head 0"]
-    assert tab.locator("#picture img").evaluate("image => image.naturalWidth") == 60
+    wait_for_picture(60)
     assert tab.locator("[data-testid$=-confidence-set]").count() == 10
     assert tab.evaluate("document.documentElement.scrollWidth") == 375
 
@@ -184,6 +188,6 @@ def use(browser: Any, address: str, folder: Path) -> None:
     tab.locator("#examples button").nth(8).click()
     tab.locator(".tiles img").first.wait_for()
     assert not tab.locator(".refusal").is_visible()
-    assert tab.locator("#picture img").evaluate("image => image.naturalWidth") == 32
+    wait_for_picture(32)
     assert words == []
     assert {url.split("/")[2] for url in requests if not url.startswith(("data:", "blob:"))} == {address.split("/")[2]}
