@@ -142,7 +142,7 @@ def pflop(config: Config) -> str:
 
 def results(root: Path) -> str:
     """The ladder: a line for each rung, with its twin, and the machines that trained them."""
-    columns = ["config", "aim", "heads", "parameters", "epochs", "PFLOP", "minutes", "test accuracy, % (n)"]
+    columns = ["config", "aim", "heads", "parameters", "epochs", "PFLOP", "training", "test accuracy, % (n)"]
     lines = []
     machines: dict[str, list[str]] = {}
     for rung in (rung for rung in LADDER if there_is(root, rung)):
@@ -150,7 +150,7 @@ def results(root: Path) -> str:
         known, ones = measured(root, rung), measured(root, twin)
         cells = [f"`{rung}`", AIMS.get(rung, ""), str(config.model.heads), f"{count_params(config.model):,}"]
         cells += [str(config.train.epochs), pflop(config)]
-        cells += [f"{known.seconds / 60:.1f}", known.reached] if known else ["", NOT_YET]
+        cells += [known.cost, known.reached] if known else ["", NOT_YET]
         cells.append(ones.reached if ones else NOT_YET * there_is(root, twin))
         lines.append(cells)
         for each in (known, ones):
@@ -168,7 +168,7 @@ def beside_published(root: Path) -> str:
     for row in read(root / "reports/recipe/published.csv"):
         flops = 3 * 2 * int(row["forward_macs"]) * 50000 * int(row["passes"])
         millions = f"{int(row['parameters']) / 1e6:.1f}"
-        lines.append((flops / 1e15, [row["model"], millions, row["passes"], mean([float(row["test_acc"])])]))
+        lines.append((flops / 1e15, [row["model"], millions, row["passes"], f"{100 * float(row['test_acc']):g}"]))
     for rung in (rung for rung in LADDER if there_is(root, rung)):
         if known := measured(root, rung):
             config = config_of(root, rung)

@@ -208,7 +208,7 @@ def test_the_ladder_is_made_of_the_studies_there_are(project: Path) -> None:
     ]
     parameters, pflop = "207,946", "0.016"
     assert rows == [
-        ["quickstart", "", "2", parameters, "4", pflop, "1.0", "72.50 ± 0.71 (2)", "71.50 ± 0.71 (2)"],
+        ["quickstart", "", "2", parameters, "4", pflop, "2 core-minutes", "72.50 ± 0.71 (2)", "71.50 ± 0.71 (2)"],
         ["speedrun", "94 % with 5 PFLOP", "2", parameters, "4", pflop, "", "not yet measured", ""],
     ]
 
