@@ -60,7 +60,7 @@ def heads_table(root: Path) -> str:
     found, rows = findings(root, "heads"), list(results(root, "heads").rows.values())
     lines = []
     counts: dict[str, list[float]] = {}
-    for test in [*found.comparisons, *found.interactions]:
+    for test in found.all:
         if test.paired is not None:
             numbers = [amount(test, test.paired.mean, unit=False), between(test), str(test.paired.n), p_text(test)]
             flops, ratios = "", {}

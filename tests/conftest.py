@@ -73,7 +73,7 @@ def small(tmp_path: Path, data_root: Path) -> Callable[..., Config]:
             "device": "cpu",
             "model": ViTConfig(dim=16, depth=2, heads=2, patch_size=8, drop_path=0.2),
             "data": DataConfig(root=str(data_root), train_images=120, val_images=50),
-            "augment": AugmentConfig(cutout=8, erasing=0.3, mixup=0.4, cutmix=1.0, policy="trivialaugment"),
+            "augment": AugmentConfig(cutout=8, erasing=0.3, mixup=0.4, policy="trivialaugment"),
             "optim": OptimConfig(ema=0.9),
             "train": TrainConfig(epochs=2, batch_size=20, log_every=4, window=16, window_share=0.4),
             "wandb": WandbConfig(mode="disabled"),

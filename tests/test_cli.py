@@ -13,7 +13,7 @@ import pytest
 import vit
 from vit.checks import UsageError
 from vit.cli import door, parse
-from vit.commands import PredictConfig, ReportConfig
+from vit.commands import EvalConfig, PredictConfig, ReportConfig
 from vit.config import Config
 
 ROOT = Path(__file__).parents[1]
@@ -57,8 +57,12 @@ def test_a_runs_own_config_means_the_run_it_lies_in(tmp_path: Path, monkeypatch:
         ("optim: fast", "optim: expected settings below it, or no such line, got 'fast'"),
         ("base: a.yaml\narms: {a: {}}", r"--config: expected settings, not a study \(compare.py\), got '.*a.yaml'"),
         ("patience: 3", "patience: no such setting"),
-        ("seed: [", "--config: the file is not valid YAML"),
-        ("", "--config: expected a file with settings, got '.*a.yaml'"),
+        ("seed: [", ".*a.yaml: line 1: expected the node content"),
+        ("", ".*a.yaml: expected settings, keys and values, got None"),
+        ("fast", ".*a.yaml: expected settings, keys and values, got 'fast'"),
+        ("- seed: 1", r".*a.yaml: expected settings, keys and values, got \[{'seed': 1}\]"),
+        ("model: {dim: 64}\nmodel: {heads: 1}", ".*a.yaml: line 2: model is given twice"),
+        ("model:\n  dim: 64\n  dim: 32", ".*a.yaml: line 3: dim is given twice"),
     ],
 )
 def test_a_file_that_is_not_one_of_settings(tmp_path: Path, text: str, message: str) -> None:
@@ -74,12 +78,36 @@ def test_infinity_is_no_setting(key: str) -> None:
         parse(Config, [f"--{key}=.inf"])
 
 
-@pytest.mark.parametrize("name", ["missing.yaml", "."])
-def test_a_config_that_is_no_file_is_named(tmp_path: Path, name: str) -> None:
-    with pytest.raises(
-        UsageError, match=f"^--config: there is no file {re.escape(str((tmp_path / name).absolute()))}$"
-    ):
-        parse(Config, ["--config", str(tmp_path / name)])
+@pytest.mark.parametrize(("name", "why"), [("missing.yaml", "No such file or directory"), (".", "Is a directory")])
+def test_a_config_that_is_no_file_is_named(tmp_path: Path, name: str, why: str) -> None:
+    path = str(tmp_path / name)
+    with pytest.raises(UsageError, match=f"^{re.escape(path)}: cannot be read \\({why}\\)$"):
+        parse(Config, ["--config", path])
+    with pytest.raises(UsageError, match=r"^--config: expected a file of settings, got ''$"):
+        parse(Config, ["--config="])
+
+
+def test_what_follows_two_dashes_is_a_name(tmp_path: Path) -> None:
+    config = parse(PredictConfig, ["--batch-size=3", "checkpoint", "--", "--a-picture.png", "--batch-size=4"])
+    assert (config.batch_size, config.images) == (3, ["--a-picture.png", "--batch-size=4"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "arguments", "message"),
+    [
+        (Config, ["--model.heads=many"], "model.heads: expected int or list[int], got many"),
+        (Config, ["--model.head_dim=x"], "model.head_dim: expected int or null, got x"),
+        (Config, ["--model.dim=1000000000000"], "model.dim: expected at most 100000, got 1000000000000"),
+        (Config, ["--augment.crop=1000000"], "augment.crop: expected a number from 0 to 64, got 1000000"),
+        (Config, ["--augment.mixup=0.001"], "augment.mixup: expected 0 or a number from 0.01 to 1000, got 0.001"),
+        (Config, ["--resume"], "name: expected the run to resume, got None"),
+        (EvalConfig, ["x", "--precision=fp64"], "precision: expected auto or fp32 or bf16 or null, got fp64"),
+        (EvalConfig, ["x", "--wandb.project=a/b"], "wandb.project: expected a name without any of / "),
+    ],
+)
+def test_a_setting_that_cannot_be_is_named(settings: type, arguments: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=f"^{re.escape(message)}"):
+        parse(settings, arguments)
 
 
 class TestDoor:

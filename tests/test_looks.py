@@ -41,7 +41,7 @@ def test_no_two_arms_look_alike(name: str, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.chdir(ROOT)
     study = load_study(f"configs/studies/{name}.yaml")
     arms = [Arm(arm, material(study.config(arm, {}))) for arm in study.arms]
-    found = looks(study, arms, differing(study, arms))
+    found = looks(study, arms, differing(arms))
     assert len({(look.colour, look.shape) for look in found.values()}) == len(arms)
     assert len({(look.colour, *look.dash) for look in found.values()}) == len(arms)
 

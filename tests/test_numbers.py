@@ -119,7 +119,7 @@ def test_a_published_checkpoint_is_of_a_run_that_has_a_row(name: str) -> None:
 def test_the_page_of_the_finding_is_of_its_rows() -> None:
     """All but its charts, which depend on the plotting library's version."""
     findings = studies.findings(ROOT, "heads")
-    look = looks(findings.study, findings.arms, differing(findings.study, findings.arms))
+    look = looks(findings.study, findings.arms, differing(findings.arms))
     charts = figures.charts(findings, look)
     body = sections.body(findings.study.title, sentence(findings), findings, look, charts)
     page = (ROOT / "reports/heads/index.html").read_text()

@@ -129,6 +129,19 @@ def test_a_team_that_diverges_ends_together(config: Config, tmp_path: Path, torc
     assert "gloo" not in stderr  # no follower was left waiting for a message
 
 
+def test_a_team_whose_leader_cannot_begin_ends_together(config: Config, tmp_path: Path, torchrun: Start) -> None:
+    settings = dataclasses.replace(config.train, precision="fp32")
+    folder = Path(train(dataclasses.replace(config, name="cut", train=settings))["run"])
+    (folder / "summary.json").unlink()
+    (folder / "metrics.jsonl").write_text("")
+    process = torchrun("--name=cut", "--resume", f"--runs_dir={config.runs_dir}")
+    stdout, stderr = process.communicate(timeout=100)
+    assert process.returncode != 0
+    assert stdout == ""
+    assert stderr.count("metrics.jsonl: shorter than when the run was saved") == 1
+    assert "gloo" not in stderr  # no follower was left waiting for a message
+
+
 def test_a_batch_that_cannot_be_shared_is_refused(config: Config, tmp_path: Path, torchrun: Start) -> None:
     process = torchrun("--name=odd", "--train.batch_size=25")
     stdout, stderr = process.communicate(timeout=100)

@@ -18,7 +18,8 @@ from vit.checks import UsageError
 from vit.results import Results, unpack
 from vit.run_folder import material
 from vit.study import Run
-from vit.study_file import UniqueKeys, load_study
+from vit.study_file import load_study
+from vit.yaml_file import UniqueKeys
 
 ROOT = Path(__file__).parents[1]
 
@@ -113,7 +114,7 @@ CLAIM = {"aspect": "cost", "claim": "dear", "test": "it is", "comparison": "four
             "comparisons.b: expected another pair than that of a",
         ),
         ({"headline": "gain"}, "headline: expected one of four against one, got 'gain'"),
-        ({"base": "nowhere.yaml"}, "base: there is no file"),
+        ({"base": "nowhere.yaml"}, "base: nowhere.yaml: cannot be read (No such file or directory)"),
         ({"tuning": {"grid": {"optim.lr": [0.1, -1]}, "seeds": [9]}}, "optim.lr: expected a number above 0"),
         ({"tuning": {"grid": {"optim.lr": [0.1, 0.1]}, "seeds": [9]}}, "tuning.grid.optim.lr: expected different"),
         (
@@ -123,6 +124,10 @@ CLAIM = {"aspect": "cost", "claim": "dear", "test": "it is", "comparison": "four
         ({"tuning": {"grid": {}, "seeds": [9]}}, "tuning.grid: expected a list of values for each key"),
         ({"tuning": {"grid": {"model.heads": [1]}, "seeds": [9]}}, "arms.one: expected settings that are not tuned"),
         ({"tuning": {"grid": {"optim.lr": [0.1]}}}, "tuning.seeds: expected a value"),
+        (
+            {"tuning": {"grid": {"optim.lr": [0.1]}, "seeds": [9]}, "settings": {"data.val_images": 0}},
+            "arm one: data.val_images: expected above 0, as validation chooses what is tuned, got 0",
+        ),
         (
             {"tuning": {"grid": {"optim.lr": [0.1]}, "arms": {"two": {"optim.lr": [0.2]}}, "seeds": [9]}},
             "tuning.arms.two: expected an arm (one, four)",

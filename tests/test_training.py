@@ -30,6 +30,7 @@ from vit.config import AugmentConfig, Config, DataConfig, OptimConfig, TrainConf
 from vit.data import Splits
 from vit.description import read_description
 from vit.device import micro_batches_of
+from vit.model import VisionTransformer
 from vit.runs import train
 from vit.stepper import Stepper, seed_of
 from vit.tracking import Tracker
@@ -170,6 +171,12 @@ class TestResume:
         assert summary == json.loads((uninterrupted / "summary.json").read_text())
         assert {path: path.stat().st_mtime_ns for path in before} == before
 
+    @pytest.mark.parametrize("content", ["{}", "[]", "{"])
+    def test_a_damaged_summary_is_refused(self, small: Make, uninterrupted: Path, content: str) -> None:
+        (uninterrupted / "summary.json").write_text(content)
+        with pytest.raises(UsageError, match=r"summary.json: damaged \(.*without it --resume evaluates the run again"):
+            train(small(name="uninterrupted", resume=True))
+
     def test_name_in_use_is_refused_and_untouched(self, small: Make, uninterrupted: Path) -> None:
         before = (uninterrupted / "metrics.jsonl").read_bytes()
         with pytest.raises(UsageError, match=r"name: .*uninterrupted exists already; go on with it by --resume"):
@@ -236,7 +243,7 @@ class TestResume:
             return dump(*arguments, **options)
 
         def start() -> str:
-            with run_folder.open_run(small()) as folder:
+            with run_folder.open_run(small()) as (folder, _):
                 return (folder / "config.yaml").read_text()
 
         monkeypatch.setattr(run_folder.yaml, "safe_dump", slow_dump)
@@ -644,6 +651,36 @@ class TestLoop:
                 train(small(train=TrainConfig(epochs=1, batch_size=20, compile=True)))
         assert not (Path(small().runs_dir) / "run").exists()
         train(small())
+
+    def test_a_run_that_cannot_go_on_is_kept(self, small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Also if it was killed before its first evaluation: its rows and its W&B id are there."""
+
+        def die() -> None:
+            raise MemoryError
+
+        def compile_nothing(_: Stepper) -> None:
+            raise UsageError("train.compile: the model cannot be compiled here")
+
+        config = small(train=TrainConfig(epochs=1, batch_size=20, log_every=1, compile=True))
+        with monkeypatch.context() as patch:
+            patch.setattr(Stepper, "compile", lambda _: None)
+            patch.setattr(VisionTransformer, "compile", lambda _: None)
+            do_at_step(patch, 5, die)
+            with pytest.raises(MemoryError):
+                train(config)
+        rows = Path(config.runs_dir) / "run" / "metrics.jsonl"
+        before = rows.read_text()
+        assert len(before.splitlines()) == 5  # of what the model costs, and of four steps
+        with monkeypatch.context() as patch:
+            patch.setattr(Stepper, "compile", compile_nothing)
+            with pytest.raises(UsageError, match="cannot be compiled"):
+                train(dataclasses.replace(config, resume=True))
+        assert rows.read_text() == before.splitlines(keepends=True)[0]  # what was saved before the first step
+
+    def test_a_model_beyond_memory_is_refused(self, small: Make) -> None:
+        with pytest.raises(UsageError, match=r"^model: expected one that fits into memory here \("):
+            train(small(model=ViTConfig(dim=100_000, head_dim=100_000, depth=1000, heads=1000, patch_size=8)))
+        assert not (Path(small().runs_dir) / "run").exists()
 
     def test_divergence_is_named(self, small: Make) -> None:
         with pytest.raises(UsageError, match=r"optim.lr: the training diverged"):

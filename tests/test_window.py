@@ -163,9 +163,10 @@ def test_the_share_of_steps(side: int | None, share: float, opened: int) -> None
         ("--train.window=32", "train.window: expected a multiple of patch_size 4 below 32, or null, got 32"),
         ("--train.window=0", "train.window: expected a multiple of patch_size 4 below 32, or null, got 0"),
         ("--train.window_share=0", "train.window_share: expected a part, above 0 and at most 1, got 0"),
+        ("--augment.cutmix=1.0", "train.window: expected null with augment.cutmix, got 16"),
         ("--train.window_share=1.5", "train.window_share: expected a part, above 0 and at most 1, got 1.5"),
     ],
 )
 def test_what_cannot_be_is_refused(option: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        parse(Config, [option])
+        parse(Config, ["--train.window=16", option])

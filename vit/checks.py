@@ -55,6 +55,10 @@ def check_folder_name(key: str, name: str) -> None:
     check(name not in ("", ".", "..") and not set(name) & set("/\\\0"), key, "a folder name", name)
 
 
+def check_project(key: str, name: str) -> None:
+    check(bool(name) and not set(name) & set("/\\#?%:"), key, "a name without any of / \\ # ? % :", name)
+
+
 def check_types(settings: Any, group: str = "") -> None:
     """Raise `UsageError` unless every field of a dataclass holds what its annotation says."""
     for name, kind in get_type_hints(type(settings)).items():
@@ -81,11 +85,12 @@ def fits(value: object, kind: Any) -> bool:
 
 
 def describe(kind: Any) -> str:
-    """An annotation as people write it, e.g. `int | list[int]`."""
-    if get_origin(kind) is Literal:
-        return " or ".join(get_args(kind))
-    return (
-        kind.__name__
-        if isinstance(kind, type) and not get_args(kind)
-        else str(kind).replace("None", "null").replace("typing.", "")
-    )
+    """An annotation in words, e.g. `int or list[int]`."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return " or ".join(arguments)
+    if origin in (Union, UnionType):
+        return " or ".join(describe(each) for each in arguments)
+    if origin is not None:
+        return f"{origin.__name__}[{', '.join(describe(each) for each in arguments)}]"
+    return "null" if kind is type(None) else getattr(kind, "__name__", str(kind))

@@ -14,10 +14,9 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-import yaml
-
 from vit.checks import UsageError, check, describe, printable, shown
 from vit.files import FULL
+from vit.yaml_file import read_yaml
 
 # What the user can put right where a file cannot be read or written.
 NO_ACCESS = (
@@ -115,18 +114,20 @@ def parse(settings: type[Settings], arguments: list[str]) -> Settings:
         else:
             parser.add_argument(name, type=types[name])
     parser.add_class_arguments(settings, skip=set(positional))
-    arguments = [re.sub(r"^--[^=]+", underscored, argument) for argument in arguments]
+    options = list(itertools.takewhile(lambda argument: argument != "--", arguments))
+    names = arguments[len(options) :]  # of files, which may look like options
+    options = [re.sub(r"^--[^=]+", underscored, option) for option in options]
     bare = {f"--{key}" for key, kind in types.items() if kind is bool}
-    arguments = [
-        f"{argument}=true" if argument in bare and after.lower() not in ("true", "false") else argument
-        for argument, after in itertools.pairwise([*arguments, ""])
+    options = [
+        f"{option}=true" if option in bare and after.lower() not in ("true", "false") else option
+        for option, after in itertools.pairwise([*options, ""])
     ]
-    files, others = files_first(arguments)
+    files, others = files_first(options)
     check_files(files, types)
     if {"name", "runs_dir"} <= types.keys():
         files += where_it_lies(files)
     try:
-        namespace = parser.parse_args(files + others)
+        namespace = parser.parse_args(files + others + names)
         values = parser.instantiate(namespace).as_dict()
     except ArgumentError as error:
         raise UsageError(explain(str(error), types)) from None
@@ -157,16 +158,13 @@ def where_it_lies(files: list[str]) -> list[str]:
 def check_files(files: list[str], types: dict[str, Any]) -> None:
     """Refuse a file of settings where the parser would not say clearly what is wrong with it."""
     groups = {key.split(".")[0] for key in types if "." in key}
-    for path in (Path(file.removeprefix("--config=")) for file in files):
-        try:
-            content = yaml.safe_load(path.read_text())
-        except (OSError, ValueError, yaml.YAMLError):
-            continue  # of these it does
-        check(content is not None, "--config", "a file with settings", str(path))
-        if isinstance(content, dict):
-            check(not {"base", "arms"} <= content.keys(), "--config", "settings, not a study (compare.py)", str(path))
-            for group in groups & content.keys():
-                check(isinstance(content[group], dict), group, "settings below it, or no such line", content[group])
+    for path in (file.removeprefix("--config=") for file in files):
+        check(path != "", "--config", "a file of settings", path)
+        content = read_yaml(Path(path))
+        check(isinstance(content, dict), path, "settings, keys and values", content)
+        check(not {"base", "arms"} <= content.keys(), "--config", "settings, not a study (compare.py)", path)
+        for group in groups & content.keys():
+            check(isinstance(content[group], dict), group, "settings below it, or no such line", content[group])
 
 
 def overrides(settings: dict[str, Any]) -> list[str]:
@@ -203,10 +201,6 @@ def explain(message: str, types: dict[str, Any]) -> str:
     if (found := re.search(r'Parser key "(.+?)"', message)) and found[1] in types:
         value = re.search(r"(?:Given value|Got value): (.*)", message.splitlines()[-1])
         return f"{found[1]}: expected {describe(types[found[1]])}, got {value[1] if value else 'something else'}"
-    if "Problems parsing config" in message:
-        return f"--config: the file is not valid YAML ({message.split(':', 1)[1].strip()})"
-    if found := re.search(r"(?:File does not exist|Path is not a file): '?([^'\n]*)", message):
-        return f"--config: there is no file {found[1]}"
     return message
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vit.checks import check, check_batch_size, check_types
+from vit.checks import check, check_batch_size, check_project, check_types
 
 
 @dataclass
@@ -22,7 +22,7 @@ class EvalWandbConfig:
     """Weights & Biases.
 
     Args:
-        mode: auto is online if an API key is found and offline otherwise.
+        mode: auto is what WANDB_MODE says, else online if an API key is found and offline otherwise.
         project: project to log to; null is that of the training for a run folder, of other checkpoints the default.
         entity: team or user; null likewise.
     """
@@ -30,6 +30,11 @@ class EvalWandbConfig:
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
     project: str | None = None
     entity: str | None = None
+
+    def __post_init__(self) -> None:
+        check_types(self, "wandb.")
+        if self.project is not None:
+            check_project("wandb.project", self.project)
 
 
 @dataclass

@@ -7,7 +7,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from vit.checks import check, check_batch_size, check_folder_name, check_seeds, check_types
+from vit.checks import check, check_batch_size, check_folder_name, check_project, check_seeds, check_types
 
 
 @dataclass
@@ -29,7 +29,8 @@ class ViTConfig:
         mlp_ratio: hidden width of the MLP as a multiple of dim.
         pool: average the tokens (mean) or read a class token (cls).
         pos_embed: position embedding, learned or fixed 2-D sine-cosine.
-        drop_path: probability of skipping a residual branch in the last block, rising linearly from 0 in the first.
+        drop_path: probability of skipping a residual branch in the last block, rising linearly from 0 in the first
+            (so that a single block skips none).
     """
 
     image_size: int = 32
@@ -51,7 +52,8 @@ class ViTConfig:
         check_types(self, "model.")
         for key in ("image_size", "patch_size", "channels", "classes", "dim", "depth"):
             check(getattr(self, key) > 0, f"model.{key}", "a number above 0", getattr(self, key))
-        check(self.depth <= 1000, "model.depth", "at most 1000", self.depth)
+        for key, most in (("depth", 1000), ("dim", 100_000), ("head_dim", 100_000)):
+            check((getattr(self, key) or 0) <= most, f"model.{key}", f"at most {most}", getattr(self, key))
         divides = self.image_size % self.patch_size == 0
         check(divides, "model.patch_size", f"a divisor of image_size {self.image_size}", self.patch_size)
         if isinstance(self.heads, list):
@@ -142,8 +144,11 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         check_types(self, "augment.")
-        for key in ("crop", "cutout", "mixup", "cutmix"):
-            check(0 <= getattr(self, key) < math.inf, f"augment.{key}", "0 or more", getattr(self, key))
+        for key in ("crop", "cutout"):
+            check(0 <= getattr(self, key) <= 64, f"augment.{key}", "a number from 0 to 64", getattr(self, key))
+        for key in ("mixup", "cutmix"):  # float32 cannot draw from a distribution much narrower or wider
+            alpha = getattr(self, key)
+            check(alpha == 0 or 0.01 <= alpha <= 1000, f"augment.{key}", "0 or a number from 0.01 to 1000", alpha)
         check(0 <= self.erasing <= 1, "augment.erasing", "a probability in [0, 1]", self.erasing)
 
 
@@ -231,7 +236,7 @@ class WandbConfig:
     """Weights & Biases.
 
     Args:
-        mode: auto is online if an API key is found and offline otherwise.
+        mode: auto is what WANDB_MODE says, else online if an API key is found and offline otherwise.
         project: project that the run belongs to.
         entity: team or user; null is the account's default.
     """
@@ -242,8 +247,7 @@ class WandbConfig:
 
     def __post_init__(self) -> None:
         check_types(self, "wandb.")
-        plain = bool(self.project) and not set(self.project) & set("/\\#?%:")
-        check(plain, "wandb.project", "a name without any of / \\ # ? % :", self.project)
+        check_project("wandb.project", self.project)
 
 
 @dataclass
@@ -281,6 +285,7 @@ class Config:
         check_types(self)
         if self.name is not None:
             check_folder_name("name", self.name)
+        check(self.name is not None or not self.resume, "name", "the run to resume", self.name)
         check(self.seed >= 0, "seed", "0 or more", self.seed)
         if self.seeds is not None:
             check_seeds("seeds", self.seeds)
@@ -297,6 +302,8 @@ class Config:
         side, patch = self.train.window, self.model.patch_size
         fits = side is None or (0 < side < self.model.image_size and side % patch == 0)
         check(fits, "train.window", f"a multiple of patch_size {patch} below {self.model.image_size}, or null", side)
+        # Whose labels are shares of whole images: a window may hold nothing of what was pasted.
+        check(side is None or not self.augment.cutmix, "train.window", "null with augment.cutmix", side)
         measured = self.train.test or self.data.val_images > 0
         check(measured, "train.test", "true where there is no validation split", self.train.test)
         size = self.data.train_images or 50000 - self.data.val_images

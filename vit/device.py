@@ -20,7 +20,7 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).split(". ")[0].split(" device type at start")[0][:100]
         raise UsageError(
             f"device: {name!r} is not available here; expected auto, cpu, cuda, cuda:N or mps ({reason})"

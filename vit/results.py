@@ -56,7 +56,7 @@ def check_row(row: Row, where: str) -> None:
     Raises:
         UsageError: phase or seed is none, choice or settings cannot be read, or a measurement is no number.
     """
-    if row.get("phase") not in ("tuning", "final") or not re.fullmatch(r"\d+", row.get("seed") or ""):
+    if row.get("phase") not in ("tuning", "final") or not re.fullmatch(r"0|[1-9]\d*", row.get("seed") or ""):
         raise UsageError(f"{where}: expected a phase, tuning or final, and a number as seed")
     for key in ("choice", "settings"):
         try:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from filelock import FileLock, Timeout
 
-from vit.checks import UsageError
+from vit.checks import UsageError, one_line
 from vit.config import Config, flatten
 from vit.files import FULL, atomic
 
@@ -32,8 +32,8 @@ def new_name() -> str:
 
 
 @contextmanager
-def open_run(config: Config) -> Iterator[Path]:
-    """Take `runs_dir/name` for this process while the block runs.
+def open_run(config: Config) -> Iterator[tuple[Path, bool]]:
+    """Take `runs_dir/name` for this process while the block runs: the folder, and whether it is new.
 
     A new run gets a new folder with its `config.yaml` (and a name, if it has none); `resume` takes an existing one.
 
@@ -54,15 +54,16 @@ def open_run(config: Config) -> Iterator[Path]:
                 and {path.name for path in folder.iterdir()} <= {".lock", ".config.yaml.part"}
             ):
                 shutil.rmtree(folder)  # of a process that was killed before it had written its settings
-            if folder.exists():
-                check_resumable(folder, config)
-            else:
+            new = not folder.exists()
+            if new:
                 create(folder, config)
+            else:
+                check_resumable(folder, config)
             lock.acquire()
     except Timeout:
         raise UsageError(f"name: {folder} is being trained by another process") from None
     try:
-        yield folder
+        yield folder, new
     finally:
         lock.release()
 
@@ -115,10 +116,15 @@ def material(config: Config) -> dict[str, Any]:
 def read_summary(folder: Path) -> dict[str, Any] | None:
     """The summary of a finished run, or None if it is not finished."""
     path = folder / "summary.json"
+    if not path.exists():
+        return None
     try:
-        return json.loads(path.read_text()) if path.exists() else None
-    except ValueError:
-        raise UsageError(f"{path}: damaged (not JSON); without it --resume evaluates the run again") from None
+        summary: dict[str, Any] = json.loads(path.read_text())
+        if missing := {"run", "checkpoint", "wandb", accuracy_key(summary)} - summary.keys():
+            raise ValueError(f"no {min(missing)}")
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UsageError(f"{path}: damaged ({one_line(error)}); without it --resume evaluates the run again") from None
+    return summary
 
 
 def source_commit() -> str | None:

@@ -96,7 +96,8 @@ def train_side_by_side(configs: list[Config], device: torch.device, splits: Spli
         folder_to_follow: Path | None = None
         try:
             weights = weights_to_start(configs)  # before any folder is made: they may not fit
-            folders = [stack.enter_context(open_run(config)) for config in configs]
+            opened = [stack.enter_context(open_run(config)) for config in configs]
+            folders, new = [folder for folder, _ in opened], [new for _, new in opened]
             summaries = [read_summary(folder) for folder in folders]
             folder_to_follow = folders[0] if summaries[0] is None else None
         finally:
@@ -113,9 +114,13 @@ def train_side_by_side(configs: list[Config], device: torch.device, splits: Spli
                     continue
                 if any(training.tracker.wandb.fell_back for training, _ in running.values()):
                     config.wandb.mode = "offline"
-                training = Training(
-                    config, folder, splits, *open_stepper(config, folder, device, splits, team, weights)
-                )
+                try:
+                    stepper, state = open_stepper(config, folder, device, splits, team, weights)
+                    training = Training(config, folder, splits, stepper, state)
+                except UsageError:
+                    if new[index]:
+                        shutil.rmtree(folder)  # or its name would be taken by nothing
+                    raise
                 running[index] = training, training.run(received)
             while running:
                 for index, (training, steps) in list(running.items()):
@@ -130,8 +135,8 @@ def train_side_by_side(configs: list[Config], device: torch.device, splits: Spli
                         if isinstance(error, UsageError) and len(running) > 1:
                             say(f"{folders[index]}: {error}")
                         training.tracker.finish(error.code if isinstance(error, Interrupted) else 1)
-                        if isinstance(error, UsageError) and training.stepper.step == 0:
-                            shutil.rmtree(folders[index])  # or its name would be taken by nothing
+                        if isinstance(error, UsageError) and new[index] and training.stepper.step == 0:
+                            shutil.rmtree(folders[index])
                         del running[index]
         except BaseException:
             for training, _ in running.values():

@@ -70,6 +70,7 @@ class Stepper:
         self.optimizers = make_optimizers(self.model, config.optim, captured)
         self.step = 0
         self.stopped_by = 0  # the signal, if one has come
+        self.ready = False  # whether the whole team is
         self.meter = Meter(device)
         if config.train.compile:
             for each in {self.model, self.evaluated}:
@@ -133,19 +134,24 @@ class Stepper:
         """
         if self.config.train.compile and not self.done:
             self.compile()
-        self.team.all_reduce_max(0)
+        self.stopped_by = self.team.all_reduce_max(0)
+        self.ready = True
         yield
-        while not self.done:
+        while not (self.done or self.stopped_by):
             self.stopped_by = self.team.all_reduce_max(max(received, default=0))
-            if self.stopped_by:
-                return
-            self.train_step()
-            yield
+            if not self.stopped_by:
+                self.train_step()
+                yield
 
-    def release_team(self) -> None:
-        """Where the leader cannot go on: the others, who wait for it before their next step, end too."""
-        if not self.done:
-            self.team.all_reduce_max(signal.SIGTERM)
+    @contextlib.contextmanager
+    def led(self) -> Iterator[None]:
+        """For what the leader alone does: where it cannot go on, the others, who wait for it, end too."""
+        try:
+            yield
+        except (UsageError, OSError):
+            if not (self.ready and self.done):
+                self.team.all_reduce_max(signal.SIGTERM)
+            raise
 
     def train_step(self) -> None:
         """One optimizer step. Its randomness follows from the seed and the step number, so a resumed run repeats it."""
@@ -216,7 +222,7 @@ class Stepper:
         """Go back to a saved `state()`.
 
         Raises:
-            KeyError, ValueError, RuntimeError: it is of another model.
+            KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError: it is not of this model.
         """
         with self.stream:
             self.step = state["step"]

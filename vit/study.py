@@ -134,12 +134,15 @@ class Study:
         try:
             self.base_settings = flatten(parse(Config, [f"--config={self.base}"]))
         except UsageError as error:
-            raise UsageError(f"base: {str(error).removeprefix('--config: ')}") from None
+            raise UsageError(f"base: {error}") from None
         for key in [*self.settings, *itertools.chain(*self.arms.values())]:
             check(key not in RESERVED, str(key), "a setting that the study does not make itself", key)
         self.configs = {
             (arm, json.dumps(point)): self.config(arm, point) for arm in self.arms for point in self.points(arm)
         }
+        for (arm, _), config in self.configs.items() if self.tuning else ():
+            images = config.data.val_images
+            check(images > 0, f"arm {arm}: data.val_images", "above 0, as validation chooses what is tuned", images)
         first: dict[str, str] = {}
         for arm in self.arms:
             check_folder_name("arms", arm)

@@ -55,7 +55,8 @@ class Training:
             self.clock.seconds, self.clock.joules = state["seconds"], state["joules"]
             if stepper.step:  # else nothing has been done yet, by anyone
                 self.origin = {key: succession(state["origin"][key], now) for key, now in self.origin.items()}
-        self.tracker = Tracker(folder, config, state and state["tracker"])
+        with stepper.led():
+            self.tracker = Tracker(folder, config, state and state["tracker"])
 
     @property
     def one_device(self) -> bool:
@@ -69,9 +70,10 @@ class Training:
             The summary of the finished run.
         """
         stepper = self.stepper
-        if not self.tracker.rows():
-            self.save_state()  # so that even a run killed in its first epoch keeps its W&B id
-            self.log(self.costs())
+        with stepper.led():
+            if not self.tracker.rows():
+                self.save_state()  # so that even a run killed in its first epoch keeps its W&B id
+                self.log(self.costs())
         say(
             f"{self.device}, {str(stepper.dtype).removeprefix('torch.')}, heads {self.config.model.heads}, "
             f"{compute.count_params(self.config.model):,} parameters, {len(stepper.images)} training images, "
@@ -88,11 +90,8 @@ class Training:
             if self.device.type == "cpu":
                 self.clock.start()
             progress.advance(stepper.step)
-            try:
+            with stepper.led():
                 self.between_steps(progress)
-            except (UsageError, OSError):
-                stepper.release_team()
-                raise
         progress.close()
         if stepper.done:
             return self.finish()
@@ -252,13 +251,18 @@ def open_stepper(
         weights: what a new run starts from in place of weights drawn from its seed.
 
     Raises:
-        UsageError: what the folder holds is not this run's.
+        UsageError: what the folder holds is not this run's, or the model does not fit into memory.
     """
     path = folder / STATE
     state = checkpoint.load_state(path) if path.exists() else None
     if state is None and (folder / "best").exists():
         raise UsageError(f"name: {folder} has no {STATE} to go on from; choose another --name")
-    stepper = Stepper(config, device, splits.train, team, weights)
+    try:
+        stepper = Stepper(config, device, splits.train, team, weights)
+    except RuntimeError as error:
+        if "memory" not in str(error):
+            raise
+        raise UsageError(f"model: expected one that fits into memory here ({one_line(error)})") from None
     if state is not None:
         try:
             stepper.restore(state["stepper"])

@@ -136,7 +136,7 @@ class TestClearErrors:
         ("argument", "message"),
         [
             ("--model.headz=1", "model.headz: no such setting; did you mean model.heads?"),
-            ("--model.heads=many", "model.heads: expected int | list[int], got many"),
+            ("--model.heads=many", "model.heads: expected int or list[int], got many"),
             ("--model.heads=5", "model.heads: expected a divisor of dim 16"),
             ("--model.patch_size=5", "model.patch_size: expected a divisor of image_size 32, got 5"),
             ("--model.pool=max", "model.pool: expected mean or cls, got max"),
@@ -155,9 +155,9 @@ class TestClearErrors:
         ("content", "message"),
         [
             ("model:\n  headz: 1\n", "model.headz: no such setting; did you mean model.heads?"),
-            ("model:\n  heads: [1, x]\n", "model.heads: expected int | list[int]"),
+            ("model:\n  heads: [1, x]\n", "model.heads: expected int or list[int]"),
             ("optimizer: adamw\n", "optimizer: no such setting"),
-            ("model: [\n", "--config: the file is not valid YAML"),
+            ("model: [\n", "bad.yaml: line 2: expected the node content"),
         ],
     )
     def test_config_file(self, run: Run, tmp_path: Path, content: str, message: str) -> None:

@@ -31,7 +31,7 @@ def write_report(study: Study, rows: Sequence[Row], folder: Path) -> Path:
 
     arms = read_arms(study, rows)
     findings = Findings(study, arms)
-    look = looks(study, arms, differing(study, arms))
+    look = looks(study, arms, differing(arms))
     title, finding = study.title or f"Study {study.name}", sentence(findings)
     charts = figures.charts(findings, look)
     specs = {chart.name: drawing.for_page(chart) for chart in charts}

@@ -231,7 +231,7 @@ def spread(arms: Sequence[Arm], key: str) -> float:
     return max(means) / min(means) if min(means) > 0 else math.inf
 
 
-def differing(study: Study, arms: Sequence[Arm]) -> list[str]:
+def differing(arms: Sequence[Arm]) -> list[str]:
     """The settings that make the arms different, without what was tuned."""
     tuned = {key for arm in arms for key in arm.choice}
     keys = dict.fromkeys(key for arm in arms for key in arm.settings if key not in tuned)

@@ -66,9 +66,7 @@ def accuracy_against(cost: Quantity, findings: Findings, look: dict[str, Look]) 
         at, offset = places[arm.name]
         drawn = {"x": at * cost.scale, "offset": offset, "colour": look[arm.name].colour, "shape": look[arm.name].shape}
         named = arm.name if arm in roomy else ""
-        means.append(
-            {**mean_point(arm, cost, findings), **drawn, "name": named, "last": len(best) > 1 and arm is best[-1]}
-        )
+        means.append({**mean_point(arm, findings), **drawn, "name": named, "last": len(best) > 1 and arm is best[-1]})
         accuracy, costs = arm.values[ACCURACY], arm.values[cost.key]
         seeds = sorted(accuracy.keys() & costs.keys())
         # Moved with their mean: what a seed's cost differs from it stays.
@@ -149,7 +147,7 @@ def side_by_side(arms: Sequence[Arm], key: str) -> dict[str, tuple[float, int]]:
     return places
 
 
-def mean_point(arm: Arm, cost: Quantity, findings: Findings) -> dict[str, Any]:
+def mean_point(arm: Arm, findings: Findings) -> dict[str, Any]:
     """A mean with everything that hovering over it tells."""
     low, high = mean_interval(arm.of(ACCURACY))
     single = math.isnan(low)

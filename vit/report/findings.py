@@ -97,12 +97,9 @@ class Findings:
         return [self.tests[label, ACCURACY] for label in self.study.comparisons]
 
     @property
-    def interactions(self) -> list[Difference]:
-        return [self.tests[label, ACCURACY] for label in self.study.interactions]
-
-    @property
     def all(self) -> list[Difference]:
-        return [*self.comparisons, *self.interactions]
+        """The same of every interaction too."""
+        return [*self.comparisons, *(self.tests[label, ACCURACY] for label in self.study.interactions)]
 
     def arms_of(self, label: str) -> list[Arm]:
         """The two arms of a comparison, the four of an interaction; without runs where they have not begun."""

@@ -147,7 +147,7 @@ def choices(findings: Findings) -> Iterator[str]:
 
 
 def arms_table(findings: Findings, marks: Sequence[str]) -> str:
-    arms, keys = findings.arms, differing(findings.study, findings.arms)
+    arms, keys = findings.arms, differing(findings.arms)
     costs = costs_of(arms)
     tuned = any(arm.choice for arm in arms)
     columns: list[Cell] = ["arm", ("n", "number"), ("test accuracy, %", "number"), ("95 % interval", "number")]

@@ -1,0 +1,46 @@
+"""What a YAML file of settings says, or one line about what is wrong with it."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vit.checks import UsageError, one_line
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a file.
+
+    Raises:
+        UsageError: it cannot be read, is not YAML, or gives a key twice.
+    """
+    try:
+        return yaml.load(path.read_text(), UniqueKeys)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise UsageError(f"{path}: line {line}: {error.problem}") from None
+    except (yaml.YAMLError, ValueError) as error:  # bytes that are no text, a date that never was
+        raise UsageError(f"{path}: not valid YAML ({one_line(error)})") from None
+
+
+class UniqueKeys(yaml.SafeLoader):
+    """YAML in which a key given twice is an error, not the last one silently, and 1e-3 a number."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "expected a word as key", key.start_mark)
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1, as PyYAML reads it, takes 1e-3 for a text.
+UniqueKeys.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
