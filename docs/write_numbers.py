@@ -35,7 +35,7 @@ PARTS: dict[str, Callable[[Path], str]] = {
     **{f"{study}_rates": partial(compared.learning_rates, study=study) for study in ("heads", "quickstart")},
     "results": trained.results,
     "beside_published": trained.beside_published,
-    "ablation": partial(compared.changes, study="ablation"),
+    **{study: partial(compared.changes, study=study) for study in ("ablation", "shapes")},
     "fast_path": compared.fast_path,
     "validation_spread": compared.validation_spread,
     "seed_spread": compared.seed_spread,
