@@ -196,7 +196,7 @@ class TrainConfig:
         accumulate: micro-batches of each batch, whose gradients are averaged; null is 1 on a GPU, and on a CPU as many
             as make each fit its cache.
         window: side in pixels, a multiple of patch_size, of what the first steps see of each image, a square at a
-            random place (see vit/window.py); null is all.
+            random place (see vit/window.py); null is all. Not with augment.cutmix, whose labels are shares of all.
         window_share: the part of all steps that see no more than that.
         label_smoothing: probability mass spread over all classes.
         precision: auto is bfloat16 autocast on a GPU or a CPU that has units for it, float32 elsewhere.
