@@ -140,7 +140,7 @@ class TestRefusals:
                 model = description["model"] | {"depth": 10**9, "heads": 2}
                 config.write_text(json.dumps(description | {"model": model}))
             case "sizes beyond 64 bits":
-                model = description["model"] | {"dim": 10**18}
+                model = description["model"] | {"image_size": 4 * 10**12}
                 config.write_text(json.dumps(description | {"model": model}))
             case "nested deeply":
                 config.write_text("[" * 100_000)

@@ -144,7 +144,10 @@ def test_a_browser_shows_two_models_and_asks_nothing_of_others(
 
 
 def use(browser: Any, address: str, folder: Path) -> None:
-    """What a visitor does, and must see."""
+    """What a visitor does, and must see, sooner or later."""
+    from playwright.sync_api import Locator, expect
+
+    expect.set_options(timeout=30_000)
     tab = browser.new_page(viewport={"width": 375, "height": 800})
     words: list[str] = []
     requests: list[str] = []
@@ -152,15 +155,18 @@ def use(browser: Any, address: str, folder: Path) -> None:
     tab.on("pageerror", lambda error: words.append(str(error)))
     tab.on("request", lambda request: requests.append(request.url))
     tab.goto(address)
-    assert tab.locator("h1").inner_text() == "What many and <b>one see"
-    assert tab.locator("h2").all_inner_texts() == ["many", "<b>one"]
-    assert "2 blocks of 2 heads · " in tab.locator("body").inner_text()
-    assert "test accuracy 50.00" in tab.locator("body").inner_text()
-    tab.locator("#examples img").nth(9).wait_for()
+    expect(tab.locator("h1")).to_have_text("What many and <b>one see")
+    expect(tab.locator("h2")).to_have_text(["many", "<b>one"])
+    expect(tab.locator("body")).to_contain_text("2 blocks of 2 heads · ")
+    expect(tab.locator("body")).to_contain_text("test accuracy 50.00")
+    expect(tab.locator("#examples img")).to_have_count(10)
 
-    def captions(model: int) -> list[str]:
-        found = tab.locator(".tiles").nth(model).locator("figcaption").all_inner_texts()
-        return [re.sub(r"\s+[0-9.]+x$", "", words) for words in found]
+    def captions(model: int) -> Locator:
+        return tab.locator(".tiles").nth(model).locator("figcaption")
+
+    def each(*names: str) -> list[re.Pattern[str]]:
+        """Captions that begin so, some with how bright the brightest place is behind it."""
+        return [re.compile(rf"^\s*{name}\s*([0-9.]+x\s*)?$") for name in names]
 
     def wait_for_picture(width: int) -> None:
         """A browser decodes a picture some time after the page names it."""
@@ -168,26 +174,24 @@ def use(browser: Any, address: str, folder: Path) -> None:
 
     Image.new("CMYK", (60, 20), (200, 0, 0, 0)).save(folder / "sea.tiff")  # none that a browser shows
     tab.locator("input[type=file]").set_input_files(folder / "sea.tiff")
-    tab.locator(".tiles img").first.wait_for()
-    assert captions(0) == ["rollout", "block 0 mean", "head 0", "head 1"]
-    assert captions(1) == ["rollout", "block 0 head 0"]
+    expect(captions(0)).to_have_text(each("rollout", "block 0 mean", "head 0", "head 1"))
+    expect(captions(1)).to_have_text(each("rollout", "block 0 head 0"))
     wait_for_picture(60)
-    assert tab.locator("[data-testid$=-confidence-set]").count() == 10
-    assert tab.evaluate("document.documentElement.scrollWidth") == 375
+    expect(tab.locator("[data-testid$=-confidence-set]")).to_have_count(10)
+    tab.wait_for_function("document.documentElement.scrollWidth === 375")
 
     tab.get_by_role("slider").fill("1")
-    tab.get_by_text("block 1 mean").wait_for()
-    assert tab.get_by_text("There is no block 1.").is_visible()
+    expect(tab.get_by_text("block 1 mean")).to_be_visible()
+    expect(tab.get_by_text("There is no block 1.")).to_be_visible()
 
     (folder / "<i>not.png").write_text("not a picture")
     tab.locator("input[type=file]").set_input_files(folder / "<i>not.png")
-    tab.locator(".refusal").wait_for()
-    assert "not.png: not a picture of a known format" in tab.locator(".refusal").inner_text()
-    assert tab.locator(".tiles").count() == 0
+    expect(tab.locator(".refusal")).to_contain_text("not.png: not a picture of a known format")
+    expect(tab.locator(".tiles")).to_have_count(0)
 
     tab.locator("#examples button").nth(8).click()
-    tab.locator(".tiles img").first.wait_for()
-    assert not tab.locator(".refusal").is_visible()
+    expect(tab.locator(".tiles img").first).to_be_visible()
+    expect(tab.locator(".refusal")).not_to_be_visible()
     wait_for_picture(32)
     assert words == []
     assert {url.split("/")[2] for url in requests if not url.startswith(("data:", "blob:"))} == {address.split("/")[2]}
