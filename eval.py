@@ -31,11 +31,7 @@ def main(config: EvalConfig) -> dict[str, Any]:
         raise UsageError(f"split: {folder} was trained on all images, so it has no validation split")
     (train_images, train_labels), (images, labels) = data.load(config.data.root)
     if config.split == "val":
-        try:
-            config_of_val = DataConfig(val_images=training["data.val_images"])
-        except UsageError as error:
-            raise UsageError(f"{folder / 'config.json'}: {error}") from None
-        _, val = data.split_indices(train_labels, config_of_val)
+        _, val = data.split_indices(train_labels, DataConfig(val_images=training["data.val_images"]))
         images, labels = train_images[val], train_labels[val]
 
     model.precision = config.precision or model.precision

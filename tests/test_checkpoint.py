@@ -119,6 +119,9 @@ class TestRefusals:
                 config.write_text(json.dumps(description | {"model": description["model"] | {"patch_size": 5}}))
             case "wrong type":
                 config.write_text(json.dumps(description | {"model": description["model"] | {"dim": "big"}}))
+            case "no such split":
+                training = description["training"] | {"data.val_images": 7}
+                config.write_text(json.dumps(description | {"training": training}))
             case "unknown choice":
                 config.write_text(json.dumps(description | {"model": description["model"] | {"pool": "token"}}))
             case "NaN weights" | "infinite weights":
@@ -169,6 +172,7 @@ class TestRefusals:
             ("one mean", "config.json: mean: expected three numbers"),
             ("a billion blocks", "config.json: model.depth: expected at most 1000"),
             ("sizes beyond 64 bits", "config.json: model: expected sizes that a tensor can have"),
+            ("no such split", "config.json: data.val_images: expected a multiple of 10 from 0 to 49990, got 7"),
             ("nested deeply", "config.json: not JSON"),
             ("other format", "config.json: expected format 1, got 99; update the code"),
             ("foreign config", "config.json: not a checkpoint of this project"),

@@ -15,7 +15,7 @@ from torch import Tensor
 from vit import sources
 from vit.card import card
 from vit.checks import UsageError, one_line, shown
-from vit.config import Config, TrainConfig, ViTConfig
+from vit.config import Config, DataConfig, TrainConfig, ViTConfig
 from vit.description import describe, read_description
 from vit.device import pick_device
 from vit.files import FULL, atomic
@@ -167,6 +167,7 @@ def load(source: str | Path, device: str | torch.device = "cpu", token: str | No
         evaluated = TrainConfig(
             precision=training.get("train.precision", "auto"), eval_batch_size=training.get("train.eval_batch_size")
         )
+        DataConfig(val_images=training.get("data.val_images", 0))  # refused here, before it chooses a split
     except UsageError as error:
         raise UsageError(f"{folder / 'config.json'}: {error}") from None
     if len(description["labels"]) != config.classes:
