@@ -15,44 +15,45 @@ from vit.statistics import LEVEL
 SECONDS = "compute/train_seconds"
 FLOPS = "compute/train_flops"
 VALIDATION = "best/val_acc"
+HEADLINE = "4 heads against 1"  # a comparison of the studies heads and quickstart
 
 
 def heads(root: Path) -> str:
     """The headline: four heads against one, in a plain ViT and in the recipe of the ladder."""
-    found = findings(root, "heads")
-    label = "4 heads against 1"
-    return paragraph(f"""
-        **In a plain ViT, at equal parameters and FLOPs, each at the best of three learning rates, four heads reach
-        {reached(found, label)}.** Training takes {taken(root, "heads", label)} times as long. **With a relative
-        position bias in every head and whitened patches, as in all that is listed under [Results](#results), four heads
-        reach {heads_with_positions(root)}.** This second comparison is not quite equal: four heads have 1 % more
-        parameters, take {taken(root, "quickstart", label)} times as long, and begin by looking at other places. Both
-        recipes, but for the rate, were found with two and four heads, never with one.""")
+    studies = {
+        "heads": "plain ViT",
+        "quickstart": "with a relative position bias in every head, and whitened patches",
+    }
+    lines = []
+    for study, title in studies.items():
+        found = findings(root, study)
+        one, four = accuracies(found, HEADLINE)
+        test = found.tests[HEADLINE, ACCURACY]
+        cells = [title, f"{one} %", f"{four} %", f"**{effect(test)}**, {read_words(test, found.margin)}"]
+        lines.append([*cells, taken(root, study)])
+    return table(["", "one head", "four heads", "difference", "training takes, times as long"], lines)
 
 
-def taken(root: Path, study: str, label: str) -> str:
-    """How many times as long the second arm of a comparison trains as the first, on each machine."""
-    rows, (a, b) = list(results(root, study).rows.values()), findings(root, study).study.comparisons[label]
+def taken(root: Path, study: str) -> str:
+    """How many times as long four heads train as one, on each machine."""
+    rows, (a, b) = list(results(root, study).rows.values()), findings(root, study).study.comparisons[HEADLINE]
     times = time_ratios(rows, a, b)
-    return " and ".join(f"{ahead('as long', ratio):.2f} ({device}, n = {n})" for device, ratio, n in times)
+    return ", ".join(f"{ahead('as long', ratio):.2f} ({device}, n = {n})" for device, ratio, n in times)
 
 
 def heads_with_positions(root: Path) -> str:
     """The same of the quickstart, for the middle of a sentence."""
-    return reached(findings(root, "quickstart"), "4 heads against 1")
+    found = findings(root, "quickstart")
+    one, four = accuracies(found, HEADLINE)
+    test = found.tests[HEADLINE, ACCURACY]
+    return f"{four} % and one head {one} %: {effect(test)}, {read_words(test, found.margin)}"
 
 
-def reached(found: Findings, label: str) -> str:
-    """Accuracy of the seeds that both arms have, e.g. `76.87 % and one head 76.08 %: +0.79 points (...), higher`."""
+def accuracies(found: Findings, label: str) -> tuple[str, str]:
+    """Of both arms of a comparison, at the seeds that both have, in percent."""
     test = found.tests[label, ACCURACY]
-    accuracy = {
-        arm.name: mean([arm.values[ACCURACY][seed] for seed in test.differences]) for arm in found.arms_of(label)
-    }
-    lost = {seed for arm in found.arms_of(label) for seed in arm.diverged}
-    done, planned = len(test.differences.keys() | lost), len(found.study.seeds)
-    interim = f"; {done} of {planned} seeds planned are done" if done < planned else ""
-    reading = read_words(test, found.margin) + interim
-    return f"{accuracy[test.b]} % and one head {accuracy[test.a]} %: {effect(test)}, {reading}"
+    known = {arm.name: mean([arm.values[ACCURACY][seed] for seed in test.differences]) for arm in found.arms_of(label)}
+    return known[test.a], known[test.b]
 
 
 def heads_table(root: Path) -> str:
