@@ -1,11 +1,13 @@
 """What README, docs/ and the configs state as measured, but for round numbers in prose, is what its csv file says."""
 
+import csv
 import json
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+import compared
 import pytest
 import studies
 import trained
@@ -329,3 +331,30 @@ def test_words_that_the_measurements_no_longer_bear_are_refused(project: Path) -
     path.write_text(re.sub(r"(train,fp32,128,.*,1,ours,no),[\d.]+", r"\1,1.00", path.read_text()))
     with pytest.raises(UsageError, match="no longer bear the words 'ours is faster than timm"):
         readme(project, "<!-- numbers: against_peers -->\n<!-- end -->\n")
+
+
+def test_the_headline_says_how_far_a_study_is_and_nothing_that_its_rows_do_not_bear(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    for study in ("heads", "quickstart"):
+        (tmp_path / f"reports/{study}").mkdir(parents=True)
+        shutil.copy(ROOT / f"reports/{study}/results.csv", tmp_path / f"reports/{study}/results.csv")
+    path = tmp_path / "reports/heads/results.csv"
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+
+    def write(rows: list[dict[str, str]]) -> None:
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+
+    four = [row for row in rows if (row["phase"], row["arm"]) == ("final", "heads_4")]
+    write([row for row in rows if row is not four[-1]])
+    assert "n = 11 paired seeds), higher; 11 of 12 seeds planned are done |" in compared.heads(tmp_path)
+
+    one = {row["seed"]: row for row in rows if (row["phase"], row["arm"]) == ("final", "heads_1")}
+    for row in four:
+        row |= {key: one[row["seed"]][key] for key in ("test/acc", "test/correct")}
+    write(rows)
+    with pytest.raises(UsageError, match="the rows of heads no longer bear the words 'more accurate'"):
+        compared.heads(tmp_path)
