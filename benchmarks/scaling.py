@@ -18,6 +18,7 @@ from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
+from throughput import write_rows
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vit import compute
@@ -55,6 +56,7 @@ class Settings:
         batch_tokens: tokens in a batch.
         rounds: how often each point is measured, all in turn; the median counts.
         plot: picture to write; null for none.
+        results: csv file to write the medians to; null for none.
     """
 
     sweeps: list[Literal["tokens", "width", "depth", "heads"]] = field(default_factory=lambda: list(SWEEPS))  # type: ignore[arg-type]
@@ -64,6 +66,7 @@ class Settings:
     batch_tokens: int = 4096
     rounds: int = 7
     plot: str | None = None
+    results: str | None = None
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -158,6 +161,9 @@ def main(settings: Settings) -> dict[str, Any]:
             )
     if settings.plot is not None:
         plot(rows, settings, settings.plot)
+    if settings.results is not None:
+        where = {"precision": settings.precision, "rounds": settings.rounds, "device": compute.device_name(device)}
+        write_rows(settings.results, [row | where for row in rows])
     return {"settings": dataclasses.asdict(settings), "gemm_flops_per_second": gemm, "rows": rows}
 
 

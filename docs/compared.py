@@ -1,5 +1,6 @@
 """What studies found, from their rows, in the words of their reports."""
 
+import math
 import statistics
 from pathlib import Path
 
@@ -60,12 +61,12 @@ def accuracies(found: Findings, label: str) -> tuple[str, str]:
 
 
 def difference(found: Findings, label: str) -> str:
-    """A comparison's difference and reading; of a study that is under way also how far it is."""
+    """A comparison's difference, adjusted p and reading; of a study that is under way also how far it is."""
     test = found.tests[label, ACCURACY]
     lost = {seed for arm in found.arms_of(label) for seed in arm.diverged}
     done, planned = len(test.differences.keys() | lost), len(found.study.seeds)
     interim = f"; {done} of {planned} seeds planned are done" if done < planned else ""
-    return f"{effect(test)}, {read_words(test, found.margin)}{interim}"
+    return f"{effect(test)}, p = {p_text(test)}, {read_words(test, found.margin)}{interim}"
 
 
 def heads_table(root: Path) -> str:
@@ -155,10 +156,16 @@ def seed_spread(root: Path) -> str:
 
 
 def validation_spread(root: Path) -> str:
-    """The same of validation, and of the difference between two runs of one seed, here of four heads and one."""
+    """The same of validation, and of the difference between two runs of one seed, here of four heads and one.
+
+    Raises:
+        UsageError: that of the difference is clearly below what runs of different seeds would have.
+    """
     arms = quickstart_accuracies(root, VALIDATION)
     paired = [a - b for a, b in zip(*arms, strict=True)]
-    return f"{spread(arms)} points, and {spread([paired])} that of the difference between two runs with one seed,"
+    apart = math.hypot(*map(deviation, arms))
+    ahead("no less than that of runs of different seeds", deviation(paired) / (0.9 * apart))
+    return f"{spread(arms)} points, and that of four heads minus one at the same seed {spread([paired])},"
 
 
 def spread(arms: list[list[float]]) -> str:

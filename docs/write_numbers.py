@@ -39,7 +39,7 @@ PARTS: dict[str, Callable[[Path], str]] = {
     "fast_path": compared.fast_path,
     "validation_spread": compared.validation_spread,
     "seed_spread": compared.seed_spread,
-    "time_to_80": trained.time_to_80,
+    "past_80": trained.past_80,
     "throughput": speed.throughput,
     "against_peers": speed.against_peers,
     "scaling": speed.scaling,

@@ -28,7 +28,7 @@ from vit.study_file import load_study
 ROOT = Path(__file__).parents[1]
 
 # Measured numbers: a percentage with decimals, a spread, and what a training cost.
-MEASURED = re.compile(r"\d+\.\d+ ?%|±|\d ?PFLOP|\d (?:seconds|minutes|core-minutes)\b|\d s\b")
+MEASURED = re.compile(r"\d+\.\d+ ?(?:%|points)|±|\d ?PFLOP|\d (?:seconds|minutes|core-minutes)\b|\d s\b")
 
 
 def test_files_are_what_their_csv_files_make_of_them() -> None:
@@ -59,7 +59,7 @@ def headings(markdown: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("words", ["72.24 %", "81.5%", "80 ± 1", "0.056 PFLOP", "in 258 seconds", "16 s,", "3 minutes"])
+@pytest.mark.parametrize("words", ["72.24 %", "81.5%", "80 ± 1", "0.056 PFLOP", "in 258 seconds", "16 s,", "3 minutes", "0.8 points"])
 def test_numbers_by_hand_are_found(words: str) -> None:
     assert MEASURED.search(words)
 
@@ -316,7 +316,7 @@ def test_what_is_generated_stays_as_it_is(project: Path) -> None:
         ("a <!-- numbers:results -->1<!-- end -->", "needs one <!-- end -->; see <!-- end -->"),
         ("a\n<!-- numbers: quickstart/acc -->1<!-- end -->", "begins a line"),
         ("a <!-- numbers: trials_d64 -->1<!-- end -->", "reports/recipe/trials.csv: cannot be read (No such file"),
-        ("a <!-- numbers: time_to_80 -->1<!-- end -->", "configs/speedrun_cpu.yaml: not yet measured"),
+        ("a <!-- numbers: past_80 -->1<!-- end -->", "configs/speedrun_cpu.yaml: not yet measured"),
     ],
 )
 def test_what_cannot_be_generated_is_one_line(project: Path, text: str, message: str) -> None:
@@ -350,7 +350,8 @@ def test_the_headline_says_how_far_a_study_is_and_nothing_that_its_rows_do_not_b
 
     four = [row for row in rows if (row["phase"], row["arm"]) == ("final", "heads_4")]
     write([row for row in rows if row is not four[-1]])
-    assert "n = 11 paired seeds), higher; 11 of 12 seeds planned are done |" in compared.heads(tmp_path)
+    first = compared.heads(tmp_path).splitlines()[2]
+    assert "n = 11 paired seeds), p = " in first and ", higher; 11 of 12 seeds planned are done |" in first
 
     one = {row["seed"]: row for row in rows if (row["phase"], row["arm"]) == ("final", "heads_1")}
     for row in four:
