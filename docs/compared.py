@@ -148,7 +148,7 @@ def fast_path(root: Path) -> str:
 
 def seed_spread(root: Path) -> str:
     """Of the quickstart's accuracy over seeds, in points, smallest to largest of the arms, and its level."""
-    arms = quickstart_accuracies(root, ACCURACY)
+    arms = [list(arm.values()) for arm in quickstart_accuracies(root, ACCURACY)]
     level = span([100 * statistics.mean(accuracies) for accuracies in arms], ".1f")
     return (
         f"{spread(arms)} points at {level} % (n = {span([len(accuracies) for accuracies in arms], 'd')} seeds an arm)"
@@ -161,10 +161,11 @@ def validation_spread(root: Path) -> str:
     Raises:
         UsageError: that of the difference is clearly below what runs of different seeds would have.
     """
-    arms = quickstart_accuracies(root, VALIDATION)
-    paired = [a - b for a, b in zip(*arms, strict=True)]
+    four, one = quickstart_accuracies(root, VALIDATION)
+    paired = [four[seed] - one[seed] for seed in four.keys() & one.keys()]
+    arms = [list(four.values()), list(one.values())]
     apart = math.hypot(*map(deviation, arms))
-    ahead("no less than that of runs of different seeds", deviation(paired) / (0.9 * apart))
+    ahead("no less than it would be between different seeds", deviation(paired) / (0.9 * apart))
     return f"{spread(arms)} points, and that of four heads minus one at the same seed {spread([paired])},"
 
 
@@ -172,12 +173,11 @@ def spread(arms: list[list[float]]) -> str:
     return span([deviation(accuracies) for accuracies in arms], ".2f")
 
 
-def quickstart_accuracies(root: Path, column: str) -> list[list[float]]:
-    """Of the final runs of each arm, in the order of their seeds."""
-    found = results(root, "quickstart")
-    final = [row for row in found.rows.values() if row["phase"] == "final" and row[ACCURACY]]
-    rows = sorted(final, key=lambda row: int(row["seed"]))
-    return [[float(row[column]) for row in rows if row["arm"] == arm] for arm in found.study.arms]
+def quickstart_accuracies(root: Path, column: str) -> list[dict[int, float]]:
+    """Of the final runs of both arms, four heads and one, by seed."""
+    rows = [row for row in results(root, "quickstart").rows.values() if row["phase"] == "final" and row[ACCURACY]]
+    arms = ("multi_head", "one_head")
+    return [{int(row["seed"]): float(row[column]) for row in rows if row["arm"] == arm} for arm in arms]
 
 
 def changes(root: Path, study: str) -> str:

@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
+from studies import results
 from tables import ahead, paragraph, read, span, table
 from trained import config_of
-
-from vit.config import TrainConfig
 
 TASKS = {"train": "training step", "infer": "inference", "pipeline": "stored images to updated weights"}
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
@@ -102,13 +101,15 @@ def window(root: Path) -> str:
     (steps,) = {row["rounds"] for row in rows}
     (machine,) = {f"{row['device']}, {row['precision']}" for row in rows}
     (quickstart,) = (float(row["time_ratio"]) for row in rows if row["config"] == "quickstart")
-    share = TrainConfig().window_share
-    longer = 10 / 6 * (share * quickstart + 1 - share)
+    study = results(root, "ablation").study
+    recipe, with_window = (study.config(arm, {}).train for arm in ("recipe", "window"))
+    share = with_window.window_share
+    longer = with_window.epochs / recipe.epochs * (share * quickstart + 1 - share)
     return paragraph(f"""
         By the clock a step that sees a window takes {each} times as long as one that sees all, for {flops} of its FLOPs
         ({machine}, medians of {steps} steps in turn, `python benchmarks/window.py configs/quickstart.yaml
-        configs/cpu_30min.yaml --rounds={steps} --results=benchmarks/results/window.csv`): so ten epochs of the
-        quickstart with a window take {longer:.2f} times as long as six without.""")
+        configs/cpu_30min.yaml --rounds={steps} --results=benchmarks/results/window.csv`): so {with_window.epochs}
+        epochs of the quickstart with a window take {longer:.2f} times as long as {recipe.epochs} without.""")
 
 
 def scaling(root: Path) -> str:

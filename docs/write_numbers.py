@@ -20,6 +20,7 @@ import trained
 
 from vit.checks import UsageError
 from vit.cli import fail, say
+from vit.files import atomic
 
 ROOT = Path(__file__).parents[1]
 PAGES = (
@@ -96,7 +97,8 @@ def main() -> None:
     try:
         for path, text in generate(ROOT).items():
             if path.read_text() != text:
-                path.write_text(text)
+                with atomic(path) as part:
+                    part.write_text(text)
                 say(f"{path.relative_to(ROOT)}: written")
     except UsageError as error:
         fail(str(error), error.code)

@@ -56,6 +56,7 @@ def test_a_runs_own_config_means_the_run_it_lies_in(tmp_path: Path, monkeypatch:
         ("model:\n#  dim: 64\nseed: 1", "model: expected settings below it, or no such line, got None"),
         ("optim: fast", "optim: expected settings below it, or no such line, got 'fast'"),
         ("base: a.yaml\narms: {a: {}}", r"--config: expected settings, not a study \(compare.py\), got '.*a.yaml'"),
+        ("config: b.yaml", ".*a.yaml: config: expected no such line: a file does not name another, got '.*a.yaml'"),
         ("patience: 3", "patience: no such setting"),
         ("seed: [", ".*a.yaml: line 1: expected the node content"),
         ("", ".*a.yaml: expected settings, keys and values, got None"),

@@ -133,16 +133,22 @@ class TestSources:
         data.load(tmp_path)
         assert_cifar(tmp_path)
 
-    def test_slow_host_gives_way_to_npm(
+    @pytest.mark.parametrize("fault", ["slow", "damaged"])
+    def test_a_host_that_does_not_give_it_gives_way_to_npm(
         self,
         tmp_path: Path,
+        archive: bytes,
         cifar: tuple,
         serve: Callable,
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture,
+        fault: str,
     ) -> None:
-        serve(bytes(10_000_000), pause=0.05)  # 20 kB/s
-        monkeypatch.setattr(download, "SLOW_SECONDS", 1)
+        if fault == "slow":
+            serve(bytes(10_000_000), pause=0.05)  # 20 kB/s
+            monkeypatch.setattr(download, "SLOW_SECONDS", 1)
+        else:
+            serve(archive)  # without `known_md5` not what torchvision knows
         package = tmp_path / "package"
         package.mkdir()
         (train_images, train_labels), (images, labels) = cifar
@@ -161,7 +167,7 @@ class TestSources:
         root = tmp_path / "root"
         data.load(root)
         assert_cifar(root)
-        assert "is slow" in capsys.readouterr().err
+        assert f"is {fault}" in capsys.readouterr().err
 
     def test_slow_host_is_waited_for_where_npm_fails(
         self, tmp_path: Path, archive: bytes, known_md5: None, serve: Callable, monkeypatch: pytest.MonkeyPatch

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+import types
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,9 @@ def headings(markdown: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("words", ["72.24 %", "81.5%", "80 ± 1", "0.056 PFLOP", "in 258 seconds", "16 s,", "3 minutes", "0.8 points"])
+@pytest.mark.parametrize(
+    "words", ["72.24 %", "81.5%", "80 ± 1", "0.056 PFLOP", "in 258 seconds", "16 s,", "3 minutes", "0.8 points"]
+)
 def test_numbers_by_hand_are_found(words: str) -> None:
     assert MEASURED.search(words)
 
@@ -183,6 +186,19 @@ def add_rows(root: Path, study: Study) -> None:
             "precision": "bfloat16",
         }
         results.add(run, measured)
+
+
+def test_the_spread_of_a_study_under_way_pairs_the_seeds_that_both_arms_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four heads at seeds 0 to 2, one at 1 to 3: differences of 0 and 4 points at seeds 1 and 2."""
+    validation = {"multi_head": {0: 0.5, 1: 0.51, 2: 0.54}, "one_head": {1: 0.51, 2: 0.5, 3: 0.51}}
+    rows = {
+        (arm, seed): {"phase": "final", "arm": arm, "seed": str(seed), "best/val_acc": str(value), "test/acc": "0.5"}
+        for arm, values in validation.items()
+        for seed, value in values.items()
+    }
+    monkeypatch.setattr(compared, "results", lambda *_: types.SimpleNamespace(rows=rows))
+    text = compared.validation_spread(ROOT)
+    assert text == "0.58 to 2.08 points, and that of four heads minus one at the same seed 2.83,"
 
 
 def test_gpu_minutes_are_not_core_minutes() -> None:
@@ -351,7 +367,8 @@ def test_the_headline_says_how_far_a_study_is_and_nothing_that_its_rows_do_not_b
     four = [row for row in rows if (row["phase"], row["arm"]) == ("final", "heads_4")]
     write([row for row in rows if row is not four[-1]])
     first = compared.heads(tmp_path).splitlines()[2]
-    assert "n = 11 paired seeds), p = " in first and ", higher; 11 of 12 seeds planned are done |" in first
+    assert "n = 11 paired seeds), p = " in first
+    assert ", higher; 11 of 12 seeds planned are done |" in first
 
     one = {row["seed"]: row for row in rows if (row["phase"], row["arm"]) == ("final", "heads_1")}
     for row in four:

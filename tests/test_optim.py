@@ -10,8 +10,14 @@ from vit.optim import Muon, make_optimizers, orthogonalize, schedule, set_lr, up
 
 
 def float32_newton_schulz(grad, coefficients, steps, eps):
-    """PyTorch's iteration for one matrix, in float32 instead of bfloat16."""
-    return orthogonalize(grad[None], coefficients, steps, eps)[0]
+    """The iteration of Jordan et al. (2024) for one matrix, as they write it: X <- aX + b(XX')X + c(XX')(XX')X."""
+    a, b, c = coefficients
+    x = grad.T if len(grad) > grad.shape[1] else grad
+    x = x / max(x.norm(), eps)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = a * x + b * gram @ x + c * gram @ gram @ x
+    return x.T if len(grad) > grad.shape[1] else x
 
 
 @pytest.mark.parametrize("exact", [True, False])

@@ -17,10 +17,11 @@ import yaml
 from conftest import OF_THE_MACHINE
 from safetensors.torch import load_file
 
+from vit.checks import UsageError
 from vit.config import Config, OptimConfig, ViTConfig
 from vit.data import Splits
 from vit.model import Block
-from vit.parallel import Team
+from vit.parallel import Team, gathered
 from vit.runs import train
 from vit.stepper import Stepper
 
@@ -89,7 +90,10 @@ def test_a_stopped_team_goes_on_to_the_same_end(config: Config, tmp_path: Path, 
         time.sleep(0.02)
     stopped.send_signal(signal.SIGTERM)  # torchrun hands it to every process
     _, stderr = stopped.communicate(timeout=100)
-    assert "all saved; go on with" in stderr
+    assert (
+        f"go on with: torchrun --nproc-per-node=2 train.py --config {folder.relative_to(tmp_path)}/config.yaml"
+        in stderr
+    )
     assert not (folder / "summary.json").exists()
     stdout, stderr = torchrun(longer, "--name=stopped", "--resume").communicate(timeout=200)
     assert stdout, stderr
@@ -155,6 +159,13 @@ def test_seeds_side_by_side_and_a_team_are_refused_together(config: Config, tmp_
     _, stderr = torchrun("--seeds=[0, 1]").communicate(timeout=100)
     assert "seeds: expected null: torchrun trains one seed at a time" in stderr
     assert not (tmp_path / "runs").exists()
+
+
+def test_processes_of_several_machines_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=r"--nnodes: expected 1, .* got '4 processes'"), gathered(torch.device("cpu")):
+        pass
 
 
 def test_every_process_drops_other_images(small: Any, cifar: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,6 +121,10 @@ CLAIM = {"aspect": "cost", "claim": "dear", "test": "it is", "comparison": "four
             {"tuning": {"grid": {"optim.lr": [0.1]}, "seeds": [1, 9]}},
             "tuning.seeds: expected seeds that no final run has",
         ),
+        (
+            {"arms": {"one": {"config": "configs/best.yaml"}, "two": {}}},
+            "config: expected a setting that the study does not make itself",
+        ),
         ({"tuning": {"grid": {}, "seeds": [9]}}, "tuning.grid: expected a list of values for each key"),
         ({"tuning": {"grid": {"model.heads": [1]}, "seeds": [9]}}, "arms.one: expected settings that are not tuned"),
         ({"tuning": {"grid": {"optim.lr": [0.1]}}}, "tuning.seeds: expected a value"),

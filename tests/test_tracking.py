@@ -196,12 +196,22 @@ class TestOffline:
 
 
 class TestNeverInTheWay:
-    @pytest.mark.parametrize("variable", ["WANDB_API_KEY", "WANDB_MODE"])
+    @pytest.mark.parametrize(
+        ("variable", "value", "mode"),
+        [
+            ("WANDB_API_KEY", "nonsense", "auto"),
+            ("WANDB_MODE", "nonsense", "auto"),
+            ("WANDB_MODE", "nonsense", "offline"),
+            ("WANDB_MODE", "", "offline"),
+            ("WANDB_MODE", "", "auto"),
+            ("WANDB_MODE", "disabled", "offline"),
+        ],
+    )
     def test_nonsense_in_the_environment_means_offline(
-        self, tmp_path: Path, variable: str, monkeypatch: pytest.MonkeyPatch
+        self, tmp_path: Path, variable: str, value: str, mode: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setenv(variable, "nonsense")
-        tracker = Tracker(tmp_path, Config(name="run"))
+        monkeypatch.setenv(variable, value)
+        tracker = Tracker(tmp_path, Config(name="run", wandb=WandbConfig(mode=mode)))
         tracker.log(row(1))
         tracker.finish()
         assert offline_rows(tmp_path) == [[row(1)]]
@@ -221,6 +231,38 @@ class TestNeverInTheWay:
         second.finish()
         assert [without_own(each) for each in server.runs[first.wandb.id].rows] == [row(1), row(2)]
         assert [without_own(each) for each in server.runs[second.wandb.id].rows] == [row(3)]
+
+    def test_an_empty_variable_does_not_keep_a_key_from_its_use(
+        self, tmp_path: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("WANDB_MODE", "")
+        tracker = Tracker(tmp_path, Config(name="run"))
+        tracker.log(row(1))
+        tracker.finish()
+        assert [without_own(each) for each in server.runs[tracker.wandb.id].rows] == [row(1)]
+
+    def test_pictures_that_fail_cost_neither_the_row_nor_the_run(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture
+    ) -> None:
+        tracker = Tracker(tmp_path, Config(name="run"))
+        tracker.log(row(1), lambda: {"confusion": 1 / 0})
+        tracker.log(row(2))
+        tracker.finish()
+        assert offline_rows(tmp_path) == [[row(1), row(2)]]
+        assert "the pictures of the evaluation failed (ZeroDivisionError: division by zero)" in capsys.readouterr().err
+
+    def test_tables_of_runs_side_by_side_wait_in_the_folder_of_their_own(self, tmp_path: Path) -> None:
+        import wandb
+
+        trackers = []
+        for name in ("first", "second"):
+            (tmp_path / name).mkdir()
+            trackers.append(Tracker(tmp_path / name, Config(name=name)))
+        trackers[0].log(row(1), lambda: {"table": wandb.Table(columns=["a"], data=[[1]])})
+        for tracker in trackers:
+            tracker.finish()
+        waiting = {path.relative_to(tmp_path).parts[0] for path in tmp_path.glob("*/wandb/data/**/*") if path.is_file()}
+        assert waiting == {"first"}
 
     def test_disabled_does_not_import_wandb(self, small: Callable[..., Config]) -> None:
         code = (

@@ -171,6 +171,21 @@ class TestResume:
         assert summary == json.loads((uninterrupted / "summary.json").read_text())
         assert {path: path.stat().st_mtime_ns for path in before} == before
 
+    def test_a_finished_run_is_found_where_it_was_moved(self, small: Make, uninterrupted: Path) -> None:
+        moved = uninterrupted.rename(uninterrupted.with_name("moved"))
+        summary = train(small(name="moved", resume=True))
+        assert (summary["run"], summary["checkpoint"]) == (str(moved), str(moved / "best"))
+        assert summary["wandb"] is None or Path(summary["wandb"]).is_dir()
+
+    def test_a_run_goes_on_with_its_own_settings_however_they_are_written(
+        self, small: Make, uninterrupted: Path
+    ) -> None:
+        path = uninterrupted / "config.yaml"
+        text = path.read_text()
+        path.write_text(text.replace("lr: 0.02", "lr: 2e-2"))  # which YAML 1.1 takes for a text
+        assert path.read_text() != text
+        train(small(name="uninterrupted", resume=True))
+
     @pytest.mark.parametrize("content", ["{}", "[]", "{"])
     def test_a_damaged_summary_is_refused(self, small: Make, uninterrupted: Path, content: str) -> None:
         (uninterrupted / "summary.json").write_text(content)
@@ -476,6 +491,31 @@ class TestLoop:
         seconds = [row["compute/train_seconds"] for row in rows]
         assert seconds == sorted(seconds)
 
+    def test_best_accuracy_and_best_weights_are_of_one_epoch_whenever_the_run_is_killed(
+        self, small: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Killed in epoch 2 after the best weights were written and before the state was; then epoch 2 is worse."""
+        accuracies = iter([0.1, 0.9, 0.2])
+        original, save_state = training.evaluate, Training.save_state
+
+        def evaluate(model: Any, images: torch.Tensor, *rest: Any) -> Any:
+            result = original(model, images, *rest)
+            return dataclasses.replace(result, acc=next(accuracies)) if len(images) == 50 else result
+
+        def die(self: Training) -> None:
+            if self.best_val_acc == 0.9:
+                raise MemoryError
+            save_state(self)
+
+        monkeypatch.setattr(training, "evaluate", evaluate)
+        with monkeypatch.context() as patch:
+            patch.setattr(Training, "save_state", die)
+            with pytest.raises(MemoryError):
+                train(small())
+        summary = train(small(resume=True))
+        assert summary["best/val_acc"] == 0.9
+        assert read_description(Path(summary["checkpoint"]))["results"]["val/acc"] == 0.9
+
     def test_precision_and_accumulation_reach_the_model(self, small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         seen = []
         original = vit.VisionTransformer.forward
@@ -651,6 +691,33 @@ class TestLoop:
                 train(small(train=TrainConfig(epochs=1, batch_size=20, compile=True)))
         assert not (Path(small().runs_dir) / "run").exists()
         train(small())
+
+    def test_seeds_of_which_one_is_refused_leave_all_names_free(
+        self, small: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        taken = Path(train(small(name="run-seed1"))["run"])
+        with pytest.raises(UsageError, match="run-seed1 exists already"):
+            train(small(seeds=[0, 1]))
+        assert [path.name for path in taken.parent.iterdir() if path.is_dir()] == ["run-seed1"]
+
+        def too_large(config: Config, *rest: Any) -> Any:
+            raise UsageError("model: expected one that fits into memory here")
+
+        opened = training.open_stepper
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                "vit.runs.open_stepper", lambda config, *rest: (opened, too_large)[config.seed](config, *rest)
+            )
+            with pytest.raises(UsageError, match="fits into memory"):
+                train(small(name="other", seeds=[0, 1]))
+        assert [path.name for path in taken.parent.iterdir() if path.is_dir()] == ["run-seed1"]
+
+    def test_the_callers_settings_stay_as_they_are(self, small: Make) -> None:
+        config = dataclasses.replace(small(), name=None)
+        before = dataclasses.asdict(config)
+        names = {train(config)["name"] for _ in range(2)}
+        assert len(names) == 2
+        assert dataclasses.asdict(config) == before
 
     def test_a_run_that_cannot_go_on_is_kept(self, small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         """Also if it was killed before its first evaluation: its rows and its W&B id are there."""

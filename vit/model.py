@@ -257,7 +257,7 @@ class VisionTransformer(nn.Module, Pretrained):
         Args:
             images: one picture or a list of them: a path, a file object, a PIL image, a uint8 array (H, W) of grey,
                 (H, W, 3) of RGB, or (H, W, 2 or 4) of those with transparency, or a uint8 tensor (3, H, W). A uint8
-                array or tensor (B, 3, H, W) is a list of B.
+                array (B, H, W, 3), or array or tensor (B, 3, H, W), is a list of B.
             topk: how many classes to give.
             batch_size: pictures per forward pass; null is what suits the device. Only so many are held at once.
 

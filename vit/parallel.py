@@ -64,10 +64,14 @@ def gathered(device: torch.device) -> Iterator[tuple[Team, torch.device]]:
     if not dist.is_torchelastic_launched() or int(os.environ["WORLD_SIZE"]) == 1:
         yield Team(), device
         return
+    here, everywhere = os.environ["LOCAL_WORLD_SIZE"], os.environ["WORLD_SIZE"]
+    check(
+        here == everywhere, "--nnodes", "1, as all processes of a team read one run folder", f"{everywhere} processes"
+    )
     if device.type == "cuda":
         local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         check(device.index in (None, 0), "device", "auto, cpu or cuda: torchrun gives each process a GPU", str(device))
-        check(local < gpus, "--nproc-per-node", f"at most the {gpus} GPUs here", os.environ["LOCAL_WORLD_SIZE"])
+        check(local < gpus, "--nproc-per-node", f"at most the {gpus} GPUs here", here)
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     elif device.type != "cpu":

@@ -1,6 +1,7 @@
 """The folder of one run: taking a name, refusing one in use, and going on where a run stopped."""
 
 import json
+import os
 import secrets
 import shutil
 import subprocess
@@ -17,12 +18,15 @@ from filelock import FileLock, Timeout
 from vit.checks import UsageError, one_line
 from vit.config import Config, flatten
 from vit.files import FULL, atomic
+from vit.yaml_file import read_yaml
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 # What does not change the model that comes out, so that a run on other hardware or in another folder is the same run.
 IMMATERIAL = ("name", "device", "runs_dir", "resume", "seeds", "data.root")
+
+STATE = "state.pt"  # what `resume` goes on from
 
 TITLES = {"test/acc": "test accuracy", "best/val_acc": "validation accuracy"}
 
@@ -33,16 +37,16 @@ def new_name() -> str:
 
 @contextmanager
 def open_run(config: Config) -> Iterator[tuple[Path, bool]]:
-    """Take `runs_dir/name` for this process while the block runs: the folder, and whether it is new.
+    """Take `runs_dir/name` of named settings for this process while the block runs: the folder, and whether it is new.
 
-    A new run gets a new folder with its `config.yaml` (and a name, if it has none); `resume` takes an existing one.
+    A new run gets a new folder with its `config.yaml`, which goes again if the run is refused before its first step;
+    `resume` takes an existing one.
 
     Raises:
         UsageError: the name is in use, by a finished run or a running process, or was started with other settings, or
             the folder cannot be made.
     """
-    config.name = config.name or new_name()
-    folder = Path(config.runs_dir) / config.name
+    folder = Path(config.runs_dir) / str(config.name)
     lock = FileLock(folder / ".lock", timeout=0)
     try:
         with refused_by_name(folder):
@@ -64,6 +68,10 @@ def open_run(config: Config) -> Iterator[tuple[Path, bool]]:
         raise UsageError(f"name: {folder} is being trained by another process") from None
     try:
         yield folder, new
+    except UsageError:
+        if new and not (folder / STATE).exists():
+            shutil.rmtree(folder)  # or its name would be taken by nothing
+        raise
     finally:
         lock.release()
 
@@ -96,10 +104,10 @@ def check_resumable(folder: Path, config: Config) -> None:
     path = folder / "config.yaml"
     if not path.is_file():
         raise UsageError(f"name: {folder} is not a run folder (it has no config.yaml)")
-    try:
-        saved = flatten(Config()) | flatten(dict(yaml.safe_load(path.read_text())))
-    except (yaml.YAMLError, TypeError, ValueError):
-        raise UsageError(f"{path}: damaged, cannot resume") from None
+    content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise UsageError(f"{path}: damaged, cannot resume")
+    saved = flatten(Config()) | flatten(content)
     for key, value in material(config).items():
         if saved.get(key) == value:
             continue
@@ -114,7 +122,7 @@ def material(config: Config) -> dict[str, Any]:
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
-    """The summary of a finished run, or None if it is not finished."""
+    """The summary of a finished run, with the places where its folder is now, or None if it is not finished."""
     path = folder / "summary.json"
     if not path.exists():
         return None
@@ -124,7 +132,11 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
             raise ValueError(f"no {min(missing)}")
     except (AttributeError, TypeError, ValueError) as error:
         raise UsageError(f"{path}: damaged ({one_line(error)}); without it --resume evaluates the run again") from None
-    return summary
+    places = {"run": str(folder), "checkpoint": str(folder / "best")}
+    location = summary["wandb"]
+    if location is not None and not location.startswith("http"):
+        places["wandb"] = os.path.relpath(folder / "wandb" / Path(location).name)
+    return summary | places
 
 
 def source_commit() -> str | None:

@@ -18,9 +18,9 @@ from vit.config import Config
 from vit.data import Splits
 from vit.device import pick_device
 from vit.parallel import Team, gathered
-from vit.run_folder import TITLES, accuracy_key, new_name, open_run, read_summary
+from vit.run_folder import STATE, TITLES, accuracy_key, new_name, open_run, read_summary
 from vit.tracking import how_to_look
-from vit.training import STATE, Training, open_stepper
+from vit.training import Training, open_stepper
 
 
 def train(config: Config) -> dict[str, Any]:
@@ -37,6 +37,7 @@ def train(config: Config) -> dict[str, Any]:
         UsageError: the settings cannot work here.
         Interrupted: SIGINT or SIGTERM came; everything is saved and the text says how to go on.
     """
+    config = replace(config, name=config.name or new_name())
     with gathered(pick_device(config.device)) as (team, device):
         if team.size > 1:
             check_fits(config, team)
@@ -71,12 +72,11 @@ def follow(config: Config, device: torch.device, splits: Splits, team: Team) -> 
 
 def train_seeds(config: Config, seeds: list[int], device: torch.device, splits: Splits) -> dict[str, Any]:
     """Train one model per seed, side by side; returns what is known of them together."""
-    config.name = config.name or new_name()
     each = [replace(config, name=f"{config.name}-seed{seed}", seed=seed, seeds=None) for seed in seeds]
     try:
         runs = train_side_by_side(each, device, splits, Team())
     except Interrupted as stop:
-        again = f"the same command, --name={shlex.quote(config.name)} and --resume"
+        again = f"the same command, --name={shlex.quote(str(config.name))} and --resume"
         raise Interrupted(f"stopped, all saved; go on with {again}", stop.code) from None
     key = accuracy_key(runs[0])
     accuracies = [summary[key] for summary in runs]
@@ -113,14 +113,9 @@ def train_side_by_side(configs: list[Config], device: torch.device, splits: Spli
                     say(f"{folder} is finished already")
                     continue
                 if any(training.tracker.wandb.fell_back for training, _ in running.values()):
-                    config.wandb.mode = "offline"
-                try:
-                    stepper, state = open_stepper(config, folder, device, splits, team, weights)
-                    training = Training(config, folder, splits, stepper, state)
-                except UsageError:
-                    if new[index]:
-                        shutil.rmtree(folder)  # or its name would be taken by nothing
-                    raise
+                    config = replace(config, wandb=replace(config.wandb, mode="offline"))
+                stepper, state = open_stepper(config, folder, device, splits, team, weights)
+                training = Training(config, folder, splits, stepper, state)
                 running[index] = training, training.run(received)
             while running:
                 for index, (training, steps) in list(running.items()):

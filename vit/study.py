@@ -35,8 +35,8 @@ from vit.config import Config, flatten
 from vit.run_folder import material
 from vit.statistics import Expectation, pairs_needed
 
-# What a study itself sets, and what it leaves to the command that runs it.
-RESERVED = ("name", "seed", "seeds", "resume", "runs_dir", "train.test")
+# What a study itself sets, and what it leaves to the command that runs it; its file of settings is `base`.
+RESERVED = ("config", "name", "seed", "seeds", "resume", "runs_dir", "train.test")
 
 # The same for every seed of an arm: facts, which need no test.
 WITHOUT_SPREAD = ("model/params", "model/forward_flops", "compute/train_flops", "compute/images_seen")

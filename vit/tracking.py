@@ -57,14 +57,12 @@ class WandbRun:
             return
         os.environ.setdefault("WANDB_SILENT", "true")  # its lines are many; ours say what matters
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # or an offline run would try to reach the network
-        # Tables and artifacts of an offline run wait here for `wandb sync`; in the home folder they could get lost.
-        os.environ["WANDB_DATA_DIR"] = str((folder / "wandb" / "data").resolve())
         import wandb
 
         self.safely("start", lambda: self.start(wandb, config, name, job_type, settings))
 
     def start(self, wandb: Any, config: WandbConfig, name: str, job_type: str, settings: dict[str, Any]) -> None:
-        mode = self.choose_mode(wandb) if config.mode == "auto" else config.mode
+        mode = self.choose_mode(wandb, config.mode)
         if mode == "disabled":
             return
 
@@ -113,16 +111,21 @@ class WandbRun:
         self.run.define_metric("val/acc", step_metric=AXES[0], summary="max,last")
         say(f"W&B: {how_to_look(self.location)}")
 
-    def choose_mode(self, wandb: Any) -> str:
-        """Mode auto: what the environment variable WANDB_MODE says, else online if there is an API key."""
-        mode = os.environ.get("WANDB_MODE", "").lower()
-        mode = {"run": "online", "dryrun": "offline"}.get(mode, mode)  # W&B's older names
-        if mode:
-            if mode not in ("online", "offline", "disabled"):
-                say(f"W&B: WANDB_MODE: expected online, offline or disabled, got {mode!r}; going on offline")
-                mode = "offline"
-            os.environ["WANDB_MODE"] = mode  # W&B reads it again, and stops at what it does not know
+    def choose_mode(self, wandb: Any, mode: str) -> str:
+        """The mode that is asked for; of auto what the environment variable WANDB_MODE says, else online if there is
+        an API key."""
+        word = os.environ.pop("WANDB_MODE", "").lower()
+        word = {"run": "online", "dryrun": "offline"}.get(word, word)  # W&B's older names
+        if word not in ("", "online", "offline", "disabled"):
+            if mode == "auto":
+                say(f"W&B: WANDB_MODE: expected online, offline or disabled, got {word!r}; going on offline")
+            word = "offline"
+        if word:
+            os.environ["WANDB_MODE"] = word  # W&B reads it again, and stops at what it does not know
+        if mode != "auto":
             return mode
+        if word:
+            return word
         try:
             return "online" if wandb.login(prompt=False, verify=False) else "offline"
         except Exception as error:  # a malformed key
@@ -150,8 +153,15 @@ class WandbRun:
         return sent
 
     def log(self, row: Row, media: Callable[[], Row] | None = None) -> None:
-        if self.run is not None:
-            self.safely("log", lambda: self.run.log(row | (media() if media else {})))
+        if self.run is None:
+            return
+        pictures: Row = {}
+        if media:
+            try:
+                pictures = media()
+            except Exception as error:  # of W&B's, or of ours: the row counts more
+                say(f"W&B: the pictures of the evaluation failed ({type(error).__name__}: {one_line(error)})")
+        self.safely("log", lambda: self.run.log(row | pictures))
 
     def upload(self, folder: Path, name: str, aliases: list[str], metadata: dict[str, Any]) -> None:
         """Store a checkpoint folder as an artifact of type model, if online."""
@@ -167,6 +177,7 @@ class WandbRun:
                 artifact.add_file(str(file), policy="immutable", skip_cache=True)
             self.run.log_artifact(artifact, aliases=aliases)
 
+        self.stage_here()
         try:
             send()
         except Exception as error:
@@ -190,7 +201,13 @@ class WandbRun:
             sync = f"{wandb_command()} sync --include-online {folder}"
             say(f"W&B: not everything was sent ({one_line(error)}); send it with `{sync}`")
 
+    def stage_here(self) -> None:
+        """Let tables and artifacts of this run wait for `wandb sync` in its folder: at home they could get lost, and in
+        that of another run of this process they would go with it."""
+        os.environ["WANDB_DATA_DIR"] = str((self.folder / "wandb" / "data").resolve())
+
     def safely(self, what: str, action: Callable[[], None]) -> None:
+        self.stage_here()
         try:
             action()
         except Exception as error:

@@ -16,17 +16,16 @@ from vit.checks import Diverged, UsageError, one_line
 from vit.cli import Interrupted, python_command, say
 from vit.config import Config
 from vit.data import Splits
+from vit.description import read_description
 from vit.device import images_per_pass
 from vit.evaluation import evaluate
 from vit.media import evaluation_media
 from vit.meters import Clock
 from vit.parallel import Team
 from vit.progress import Progress
-from vit.run_folder import source_commit, write_predictions, write_summary
+from vit.run_folder import STATE, source_commit, write_predictions, write_summary
 from vit.stepper import Stepper
 from vit.tracking import Row, Tracker
-
-STATE = "state.pt"
 
 
 class Training:
@@ -43,7 +42,7 @@ class Training:
         self.device, self.team = device, team = stepper.device, stepper.team
         self.eval_batch_size = config.train.eval_batch_size or images_per_pass(device, config.model.tokens)
         self.clock = Clock(device)
-        self.best_val_acc = -1.0
+        self.best_val_acc = best_val_acc(folder)
         self.origin = {
             "device": compute.device_name(device, team.size),
             "precision": str(stepper.dtype).removeprefix("torch."),
@@ -51,7 +50,6 @@ class Training:
             "commit": source_commit(),
         }
         if state is not None:
-            self.best_val_acc = state["best_val_acc"]
             self.clock.seconds, self.clock.joules = state["seconds"], state["joules"]
             if stepper.step:  # else nothing has been done yet, by anyone
                 self.origin = {key: succession(state["origin"][key], now) for key, now in self.origin.items()}
@@ -98,7 +96,8 @@ class Training:
         self.clock.lap()
         self.check_finite()
         self.save_state()
-        go_on = f"{python_command()} train.py --config {shlex.quote(str(self.folder / 'config.yaml'))} --resume"
+        start = python_command() if self.team.size == 1 else f"torchrun --nproc-per-node={self.team.size}"
+        go_on = f"{start} train.py --config {shlex.quote(str(self.folder / 'config.yaml'))} --resume"
         message = f"stopped after step {stepper.step} of {stepper.steps}, all saved; go on with: {go_on}"
         raise Interrupted(message, 128 + stepper.stopped_by)
 
@@ -228,7 +227,6 @@ class Training:
     def save_state(self) -> None:
         state = {
             "stepper": self.stepper.state(),
-            "best_val_acc": self.best_val_acc,
             "origin": self.origin,
             "seconds": self.clock.seconds,
             "joules": self.clock.joules,
@@ -266,11 +264,22 @@ def open_stepper(
     if state is not None:
         try:
             stepper.restore(state["stepper"])
-            if missing := {"best_val_acc", "origin", "seconds", "joules", "tracker"} - state.keys():  # for Training
+            if missing := {"origin", "seconds", "joules", "tracker"} - state.keys():  # for Training
                 raise KeyError(", ".join(sorted(missing)))
         except (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:
             raise UsageError(f"{path}: not the state of this run ({one_line(error)})") from None
     return stepper, state
+
+
+def best_val_acc(folder: Path) -> float:
+    """Validation accuracy of the best weights so far; -1 if there are none.
+
+    It is kept beside them alone: of weights and state, which are written one after the other, a kill may leave the one
+    newer than the other.
+    """
+    if not (folder / "best").exists():
+        return -1.0
+    return float(read_description(folder / "best")["results"].get("val/acc", -1.0))
 
 
 def diverged(key: str, value: float) -> Diverged:

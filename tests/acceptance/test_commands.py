@@ -165,10 +165,17 @@ class TestClearErrors:
         refuse(run("train.py", "--config=bad.yaml"), message)
         assert not (tmp_path / "runs").exists()
 
-    @pytest.mark.parametrize("content", [b"model: 3\n", b"\xff\xfe\x00", b"model: [1]\n"])
-    def test_config_file_of_another_kind(self, run: Run, tmp_path: Path, content: bytes) -> None:
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"model: 3\n", "model: expected settings below it"),
+            (b"\xff\xfe\x00", "bad.yaml: not valid YAML"),
+            (b"model: [1]\n", "model: expected settings below it"),
+        ],
+    )
+    def test_config_file_of_another_kind(self, run: Run, tmp_path: Path, content: bytes, message: str) -> None:
         (tmp_path / "bad.yaml").write_bytes(content)
-        refuse(run("train.py", "--config=bad.yaml"), "train.py: ")
+        refuse(run("train.py", "--config=bad.yaml"), message)
         refuse(run("train.py", "bad.yaml"), "--config bad.yaml")
 
     def test_read_only_run_folder(self, run: Run, tiny: list[str], tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from vit.checks import UsageError
 from vit.cli import door
 from vit.commands import ReportConfig
@@ -26,7 +28,12 @@ def main(config: ReportConfig) -> dict[str, Any]:
         raise UsageError(f"{path}: no such file; python compare.py {config.study} makes it")
     results = Results(path, study)
     results.check_rows()
-    return {"page": str(write_report(study, list(results.rows.values()), path.parent))}
+    try:
+        with FileLock(path.with_name(".lock"), timeout=0):
+            page = write_report(study, list(results.rows.values()), path.parent)
+    except Timeout:
+        raise UsageError(f"study: {study.name} is being run by another process, which writes its page") from None
+    return {"page": str(page)}
 
 
 if __name__ == "__main__":
