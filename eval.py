@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from vit.cli import door, say
+from vit.cli import door
 from vit.commands import EvalConfig
+from vit.terminal import say
 
 
 def main(config: EvalConfig) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vit.checks import UsageError, printable
-from vit.cli import as_json, door, fail, say
+from vit.cli import as_json, door, fail
 from vit.commands import PredictConfig
+from vit.terminal import say
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -17,7 +17,8 @@ from throughput import Task, measure, write_rows
 
 from vit import checkpoint, compute, data
 from vit.checks import check, check_types
-from vit.cli import door, say
+from vit.cli import door
+from vit.terminal import say
 from vit.export import EXPORT, RUN, need
 
 

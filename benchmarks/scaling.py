@@ -23,7 +23,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vit import compute
 from vit.checks import UsageError, check, check_types
-from vit.cli import door, say
+from vit.cli import door
+from vit.terminal import say
 from vit.config import ViTConfig
 from vit.device import autocast, pick_device, precision_dtype
 from vit.model import VisionTransformer

@@ -18,7 +18,8 @@ from typing import Any
 
 from vit import checkpoint, data
 from vit.checks import check, check_seeds, check_types
-from vit.cli import Interrupted, door, parse, say
+from vit.cli import door, parse
+from vit.terminal import Interrupted, say
 from vit.config import Config
 from vit.device import autocast, pick_device
 from vit.evaluation import augmented_accuracy

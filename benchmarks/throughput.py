@@ -27,7 +27,8 @@ from torch import Tensor
 from vit import compute, data
 from vit.augment import augment
 from vit.checks import check, check_types
-from vit.cli import door, say
+from vit.cli import door
+from vit.terminal import say
 from vit.config import AugmentConfig, ViTConfig
 from vit.device import autocast, micro_batches_of, pick_device, precision_dtype
 

@@ -18,7 +18,8 @@ from throughput import Task, measure, write_rows
 
 from vit import compute, data
 from vit.checks import check, check_types
-from vit.cli import door, parse, say
+from vit.cli import door, parse
+from vit.terminal import say
 from vit.config import Config
 from vit.device import pick_device
 from vit.parallel import Team

@@ -19,8 +19,9 @@ import speed
 import trained
 
 from vit.checks import UsageError
-from vit.cli import fail, say
+from vit.cli import fail
 from vit.files import atomic
+from vit.terminal import say
 
 ROOT = Path(__file__).parents[1]
 PAGES = (

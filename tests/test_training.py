@@ -25,7 +25,6 @@ from safetensors.torch import load_file
 import vit
 from vit import compute, data, run_folder, training
 from vit.checks import Diverged, UsageError
-from vit.cli import Interrupted
 from vit.config import AugmentConfig, Config, DataConfig, OptimConfig, TrainConfig, ViTConfig
 from vit.data import Splits
 from vit.description import read_description
@@ -33,6 +32,7 @@ from vit.device import micro_batches_of
 from vit.model import VisionTransformer
 from vit.runs import train
 from vit.stepper import Stepper, seed_of
+from vit.terminal import Interrupted
 from vit.tracking import Tracker
 from vit.training import Training
 
@@ -599,7 +599,7 @@ class TestLoop:
         with monkeypatch.context() as patch:
             do_at_step(patch, 8, lambda: os.kill(os.getpid(), signal.SIGTERM) if not signalled.exists() else None)
             signalled = Path(small().runs_dir) / "signalled"
-            patch.setattr("vit.cli.say", lambda line: signalled.touch() if "SIGTERM" in line else None)
+            patch.setattr("vit.terminal.say", lambda line: signalled.touch() if "SIGTERM" in line else None)
             with pytest.raises(Interrupted, match="go on with the same command, --name=run and --resume"):
                 train(small(seeds=[0, 1]))
         states = [Path(small().runs_dir) / f"run-seed{seed}" / "state.pt" for seed in (0, 1)]

@@ -8,14 +8,14 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from vit.checks import UsageError, check, describe, printable, shown
 from vit.files import FULL
+from vit.terminal import Interrupted
 from vit.yaml_file import read_yaml
 
 # What the user can put right where a file cannot be read or written.
@@ -24,14 +24,6 @@ NO_ACCESS = (
 )  # fmt: skip
 
 Settings = TypeVar("Settings")
-
-
-class Interrupted(Exception):
-    """Stopped by a signal with everything saved; `code` is the exit code that shells expect of it."""
-
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 def door(main: Callable[[Settings], dict[str, Any] | None], settings: type[Settings]) -> None:
@@ -208,35 +200,3 @@ def explain(message: str, types: dict[str, Any]) -> str:
 def unknown(key: str, types: dict[str, Any]) -> str:
     close = difflib.get_close_matches(key, types, n=1)
     return f"{key}: no such setting{f'; did you mean {close[0]}?' if close else ' (--help lists them)'}"
-
-
-def say(line: str) -> None:
-    """Tell the person at the terminal; stdout is kept for the result."""
-    print(line, file=sys.stderr, flush=True)
-
-
-@contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """A list that SIGINT or SIGTERM add themselves to; a second one acts as usual, for the impatient."""
-    received: list[int] = []
-
-    def note(number: int, _: object) -> None:
-        received.append(number)
-        say(f"{signal.Signals(number).name}: finishing this step, then saving")
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-    before = {each: signal.signal(each, note) for each in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-
-def python_command() -> str:
-    """How the user starts this Python: its path from here if it lies below, else `python`."""
-    # Not resolved: a virtual environment's python is a link out of it.
-    executable = Path(sys.executable)
-    here = Path.cwd()
-    return str(executable.relative_to(here)) if executable.is_relative_to(here) else "python"

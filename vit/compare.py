@@ -10,7 +10,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from vit.checks import Diverged, UsageError
-from vit.cli import Interrupted, overrides, say, stop_signals
+from vit.cli import overrides
 from vit.commands import CompareConfig
 from vit.config import Config, flatten
 from vit.report import write_report
@@ -18,6 +18,7 @@ from vit.results import Results
 from vit.run_folder import TITLES, accuracy_key
 from vit.study import Run
 from vit.study_file import load_study
+from vit.terminal import Interrupted, say, stop_signals
 from vit.workers import Job, Outcome, Workers, open_workers
 
 

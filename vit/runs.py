@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from vit.checks import UsageError, check
-from vit.cli import Interrupted, say, stop_signals
 from vit.config import Config
 from vit.data import Splits
 from vit.device import pick_device
 from vit.parallel import Team, gathered
 from vit.run_folder import STATE, TITLES, accuracy_key, new_name, open_run, read_summary
+from vit.terminal import Interrupted, say, stop_signals
 from vit.tracking import how_to_look
 from vit.training import Training, open_stepper
 

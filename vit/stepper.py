@@ -17,7 +17,6 @@ from torch import Tensor
 from vit import compute, window
 from vit.augment import augment
 from vit.checks import UsageError
-from vit.cli import say
 from vit.config import Config
 from vit.cuda_graph import CudaGraph
 from vit.data import Split
@@ -26,6 +25,7 @@ from vit.meters import Meter
 from vit.model import VisionTransformer
 from vit.optim import make_optimizers, schedule, set_lr, update_ema
 from vit.parallel import Team
+from vit.terminal import say
 from vit.whitening import whiten
 
 

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from vit import data
 from vit.checks import UsageError, check, one_line
-from vit.cli import say
 from vit.config import ViTConfig
 from vit.model import VisionTransformer
+from vit.terminal import say
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer as TimmViT

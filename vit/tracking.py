@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from vit.checks import UsageError, one_line
-from vit.cli import python_command, say
 from vit.config import Config, WandbConfig, flatten
+from vit.terminal import python_command, say
 
 # Every row carries these (energy on a GPU only), so that each can be the x-axis of any chart; the first is the default.
 AXES = ("compute/train_flops", "compute/images_seen", "compute/train_seconds", "compute/epoch", "compute/energy_joules")

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from vit import checkpoint, compute
 from vit.checks import Diverged, UsageError, one_line
-from vit.cli import Interrupted, python_command, say
 from vit.config import Config
 from vit.data import Splits
 from vit.description import read_description
@@ -25,6 +24,7 @@ from vit.parallel import Team
 from vit.progress import Progress
 from vit.run_folder import STATE, source_commit, write_predictions, write_summary
 from vit.stepper import Stepper
+from vit.terminal import Interrupted, python_command, say
 from vit.tracking import Row, Tracker
 
 

@@ -27,9 +27,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from vit.checks import UsageError
-from vit.cli import say
 from vit.commands import CompareConfig, RayConfig
 from vit.run_folder import read_correct, read_curve
+from vit.terminal import say
 
 # How many times a run whose worker was lost is started again: bounded, as a training may itself end its machine.
 RETRIES = 5

@@ -1,0 +1,47 @@
+"""What passes between a command and the person at its terminal: words, and signals to stop."""
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class Interrupted(Exception):
+    """Stopped by a signal with everything saved; `code` is the exit code that shells expect of it."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def say(line: str) -> None:
+    """Tell the person at the terminal; stdout is kept for the result."""
+    print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """A list that SIGINT or SIGTERM add themselves to; a second one acts as usual, for the impatient."""
+    received: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        received.append(number)
+        say(f"{signal.Signals(number).name}: finishing this step, then saving")
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    before = {each: signal.signal(each, note) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def python_command() -> str:
+    """How the user starts this Python: its path from here if it lies below, else `python`."""
+    # Not resolved: a virtual environment's python is a link out of it.
+    executable = Path(sys.executable)
+    here = Path.cwd()
+    return str(executable.relative_to(here)) if executable.is_relative_to(here) else "python"
