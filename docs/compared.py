@@ -36,7 +36,7 @@ def heads(root: Path) -> str:
             raise UsageError(f"the rows of {study} no longer bear the words 'more accurate': write them anew")
         one, four = accuracies(found, HEADLINE)
         lines.append([title, f"{one} %", f"{four} %", difference(found, HEADLINE), taken(root, study)])
-    return table(["", "one head", "four heads", "difference", "training takes, times as long"], lines)
+    return table(["", "one head", "four heads", "difference", "training time, four / one"], lines)
 
 
 def taken(root: Path, study: str) -> str:

@@ -142,14 +142,15 @@ def pflop(config: Config) -> str:
 
 def results(root: Path) -> str:
     """The ladder: a line for each rung, with its twin, and the machines that trained them."""
-    columns = ["config", "aim", "heads", "parameters", "epochs", "PFLOP", "training", "test accuracy, % (n)"]
+    columns = ["config", "aim", "width x depth", "heads", "parameters", "epochs", "PFLOP", "training"]
     lines = []
     machines: dict[str, list[str]] = {}
     for rung in (rung for rung in LADDER if there_is(root, rung)):
         config, twin = config_of(root, rung), f"{rung}_one_head"
         known, ones = measured(root, rung), measured(root, twin)
-        cells = [f"`{rung}`", AIMS.get(rung, ""), str(config.model.heads), f"{count_params(config.model):,}"]
-        cells += [str(config.train.epochs), pflop(config)]
+        model = config.model
+        cells = [f"`{rung}`", AIMS.get(rung, ""), f"{model.dim} x {model.depth}", str(model.heads)]
+        cells += [f"{count_params(model):,}", str(config.train.epochs), pflop(config)]
         cells += [known.cost, known.reached] if known else ["", NOT_YET]
         cells.append(ones.reached if ones else NOT_YET * there_is(root, twin))
         lines.append(cells)
@@ -158,7 +159,8 @@ def results(root: Path) -> str:
                 names = machines.setdefault(each.machine, [])
                 names += [f"`{rung}`"] * (f"`{rung}`" not in names)
     where = "; ".join(f"{machine} ({', '.join(names)})" for machine, names in machines.items())
-    return f"{table([*columns, 'its one-head twin, % (n)'], lines)}\n\n{paragraph(f'Trained on {where}.')}"
+    columns += ["test accuracy, % (n)", "its one-head twin, % (n)"]
+    return f"{table(columns, lines)}\n\n{paragraph(f'Trained on {where}.')}"
 
 
 def beside_published(root: Path) -> str:

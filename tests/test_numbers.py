@@ -226,8 +226,19 @@ def test_the_ladder_is_made_of_the_studies_there_are(project: Path) -> None:
     ]
     parameters, pflop = "207,946", "0.016"
     assert rows == [
-        ["quickstart", "", "2", parameters, "4", pflop, "2 core-minutes", "72.50 ± 0.71 (2)", "71.50 ± 0.71 (2)"],
-        ["speedrun", "94 % with 5 PFLOP", "2", parameters, "4", pflop, "", "not yet measured", ""],
+        [
+            "quickstart",
+            "",
+            "64 x 4",
+            "2",
+            parameters,
+            "4",
+            pflop,
+            "2 core-minutes",
+            "72.50 ± 0.71 (2)",
+            "71.50 ± 0.71 (2)",
+        ],
+        ["speedrun", "94 % with 5 PFLOP", "64 x 4", "2", parameters, "4", pflop, "", "not yet measured", ""],
     ]
 
 
@@ -344,8 +355,8 @@ def test_what_cannot_be_generated_is_one_line(project: Path, text: str, message:
 
 def test_words_that_the_measurements_no_longer_bear_are_refused(project: Path) -> None:
     path = project / "benchmarks/results/throughput.csv"
-    path.write_text(re.sub(r"(train,fp32,128,.*,1,ours,no),[\d.]+", r"\1,1.00", path.read_text()))
-    with pytest.raises(UsageError, match="no longer bear the words 'ours is faster than timm"):
+    path.write_text(re.sub(r"(train,bf16,192,.*,3,vit-pytorch,no),[\d.]+", r"\1,1.00", path.read_text()))
+    with pytest.raises(UsageError, match="no longer bear the words 'vit-pytorch is faster at d192"):
         readme(project, "<!-- numbers: against_peers -->\n<!-- end -->\n")
 
 
