@@ -90,10 +90,7 @@ def test_a_stopped_team_goes_on_to_the_same_end(config: Config, tmp_path: Path, 
         time.sleep(0.02)
     stopped.send_signal(signal.SIGTERM)  # torchrun hands it to every process
     _, stderr = stopped.communicate(timeout=100)
-    assert (
-        f"go on with: torchrun --nproc-per-node=2 train.py --config {folder.relative_to(tmp_path)}/config.yaml"
-        in stderr
-    )
+    assert "all saved; go on with: torchrun --nproc-per-node=2 train.py --config " in stderr
     assert not (folder / "summary.json").exists()
     stdout, stderr = torchrun(longer, "--name=stopped", "--resume").communicate(timeout=200)
     assert stdout, stderr
