@@ -68,7 +68,7 @@ def test_published_checkpoints(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     check_card(folder)
     monkeypatch.chdir(ROOT)
     trained = parse(Config, overrides(read_description(folder)["training"]))
-    names = {"multi_head": "cpu_2h", "one_head": "cpu_2h_one_head"}
+    names = {"multi_head": "speedrun", "one_head": "speedrun_one_head"}
     assert results["config"] == config_of(trained) == f"configs/{names[folder.name]}.yaml"
     for link in re.findall(r"\]\(([^)]+)\)", (folder / "README.md").read_text()):
         assert (folder / link).is_file(), link
