@@ -277,7 +277,7 @@ def best_val_acc(folder: Path) -> float:
     It is kept beside them alone: of weights and state, which are written one after the other, a kill may leave the one
     newer than the other.
     """
-    if not (folder / "best").exists():
+    if not (folder / "best" / "config.json").exists():  # which is written last
         return -1.0
     return float(read_description(folder / "best")["results"].get("val/acc", -1.0))
 
