@@ -495,7 +495,7 @@ class TestLoop:
         self, small: Make, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Killed in epoch 2 after the best weights were written and before the state was; then epoch 2 is worse."""
-        accuracies = iter([0.1, 0.9, 0.2])
+        accuracies = iter([0.3, 0.9, 0.2])
         original, save_state = training.evaluate, Training.save_state
 
         def evaluate(model: Any, images: torch.Tensor, *rest: Any) -> Any:
