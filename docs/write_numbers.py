@@ -33,8 +33,11 @@ END = "<!-- end -->"
 PARTS: dict[str, Callable[[Path], str]] = {
     "heads": compared.heads,
     "heads_table": compared.heads_table,
-    "heads_with_positions": compared.heads_with_positions,
-    **{f"{study}_rates": partial(compared.learning_rates, study=study) for study in ("heads", "quickstart")},
+    **{f"{study}_in_words": partial(compared.heads_in_words, study=study) for study in ("whole_images", "quickstart")},
+    **{
+        f"{study}_rates": partial(compared.learning_rates, study=study)
+        for study in ("heads", "whole_images", "quickstart")
+    },
     "results": trained.results,
     "beside_published": trained.beside_published,
     **{study: partial(compared.changes, study=study) for study in ("ablation", "shapes")},

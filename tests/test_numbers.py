@@ -363,7 +363,7 @@ def test_words_that_the_measurements_no_longer_bear_are_refused(project: Path) -
 
 def test_the_headline_says_how_far_a_study_is_and_nothing_that_its_rows_do_not_bear(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    for study in ("heads", "quickstart"):
+    for study in ("heads", "whole_images", "quickstart"):
         (tmp_path / f"reports/{study}").mkdir(parents=True)
         shutil.copy(ROOT / f"reports/{study}/results.csv", tmp_path / f"reports/{study}/results.csv")
     path = tmp_path / "reports/heads/results.csv"
