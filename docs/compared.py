@@ -28,7 +28,7 @@ def heads(root: Path) -> str:
     studies = {
         "heads": "plain ViT",
         "whole_images": "with a relative position bias in every head, and whitened patches",
-        "quickstart": "the same, most steps seeing a window of each image",
+        "quickstart": "the same, ten epochs for six, most steps seeing a window of each image",
     }
     lines = []
     for study, title in studies.items():
@@ -52,6 +52,16 @@ def heads_in_words(root: Path, study: str) -> str:
     found = findings(root, study)
     one, four = accuracies(found, HEADLINE)
     return f"{four} % and one head {one} %: {difference(found, HEADLINE)}"
+
+
+def window_gain(root: Path) -> str:
+    """What a window of each image gives four heads and one, at equal FLOPs, for the middle of a sentence."""
+    with_window, without = (final_accuracies(root, study, ACCURACY) for study in ("quickstart", "whole_images"))
+    gains = [
+        points([seen[seed] - whole[seed] for seed in seen.keys() & whole.keys()])
+        for seen, whole in zip(with_window, without, strict=True)
+    ]
+    return "four heads gain {} points and one head {}".format(*gains)
 
 
 def accuracies(found: Findings, label: str) -> tuple[str, str]:
@@ -149,7 +159,7 @@ def fast_path(root: Path) -> str:
 
 def seed_spread(root: Path) -> str:
     """Of the quickstart's accuracy over seeds, in points, smallest to largest of the arms, and its level."""
-    arms = [list(arm.values()) for arm in quickstart_accuracies(root, ACCURACY)]
+    arms = [list(arm.values()) for arm in final_accuracies(root, "quickstart", ACCURACY)]
     level = span([100 * statistics.mean(accuracies) for accuracies in arms], ".1f")
     return (
         f"{spread(arms)} points at {level} % (n = {span([len(accuracies) for accuracies in arms], 'd')} seeds an arm)"
@@ -158,7 +168,7 @@ def seed_spread(root: Path) -> str:
 
 def validation_spread(root: Path) -> str:
     """The same of validation, and of four heads minus one: at the same seed, and of runs that share nothing."""
-    four, one = quickstart_accuracies(root, VALIDATION)
+    four, one = final_accuracies(root, "quickstart", VALIDATION)
     paired = [four[seed] - one[seed] for seed in four.keys() & one.keys()]
     arms = [list(four.values()), list(one.values())]
     apart = math.hypot(*map(deviation, arms))
@@ -170,9 +180,9 @@ def spread(arms: list[list[float]]) -> str:
     return span([deviation(accuracies) for accuracies in arms], ".2f")
 
 
-def quickstart_accuracies(root: Path, column: str) -> list[dict[int, float]]:
-    """Of the final runs of both arms, four heads and one, by seed."""
-    rows = [row for row in results(root, "quickstart").rows.values() if row["phase"] == "final" and row[ACCURACY]]
+def final_accuracies(root: Path, study: str, column: str) -> list[dict[int, float]]:
+    """Of the final runs of a rung's both arms, many heads and one, by seed."""
+    rows = [row for row in results(root, study).rows.values() if row["phase"] == "final" and row[ACCURACY]]
     arms = ("multi_head", "one_head")
     return [{int(row["seed"]): float(row[column]) for row in rows if row["arm"] == arm} for arm in arms]
 

@@ -41,6 +41,7 @@ PARTS: dict[str, Callable[[Path], str]] = {
     "results": trained.results,
     "beside_published": trained.beside_published,
     **{study: partial(compared.changes, study=study) for study in ("ablation", "shapes")},
+    "window_gain": compared.window_gain,
     "fast_path": compared.fast_path,
     "validation_spread": compared.validation_spread,
     "seed_spread": compared.seed_spread,
