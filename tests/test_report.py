@@ -491,6 +491,9 @@ def test_the_same_rows_make_the_same_files(make: Any, tmp_path: Path, monkeypatc
         f"figures/{name}.{kind}" for name in ("accuracy", "cost", "curves", "differences") for kind in ("png", "svg")
     }
     assert first.keys() == {"index.html", *figures}
+    # A legend is of the arms that are drawn: a difference is drawn as the arm that is compared with another.
+    assert [first[f"figures/{name}.svg"].count(b">one</text>") for name in ("curves", "differences")] == [1, 0]
+    assert [first[f"figures/{name}.svg"].count(b">four</text>") for name in ("curves", "differences")] == [1, 1]
 
 
 def test_names_are_text_and_never_code(make: Any, tmp_path: Path) -> None:

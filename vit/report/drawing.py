@@ -60,7 +60,7 @@ def script_json(value: Any) -> str:
 
 
 def save(charts: Sequence[Chart], path: Path, title: str, subtitle: str, look: dict[str, Look]) -> None:
-    """Write PATH.svg and PATH.png: charts side by side under a title, with the legend that the page has as text."""
+    """Write PATH.svg and PATH.png: charts side by side under a title, with a legend of the arms that they draw."""
     import vl_convert
 
     if len(charts) == 1:
@@ -68,7 +68,9 @@ def save(charts: Sequence[Chart], path: Path, title: str, subtitle: str, look: d
     else:
         pictures = [chart.picture.properties(width=180, title=chart.title) for chart in charts]
     words = alt.TitleParams(title, subtitle=textwrap.wrap(subtitle, 120))
-    whole = alt.hconcat(*pictures, legend(look), spacing=28).properties(title=words)
+    drawn = {point.get("arm") for chart in charts for data in chart.data.values() for point in data}
+    key = legend({arm: style for arm, style in look.items() if arm in drawn})
+    whole = alt.hconcat(*pictures, key, spacing=28).properties(title=words)
     spec = whole.configure(**CONFIG, font=FILE_FONT).to_dict()
     spec["datasets"] = spec.get("datasets", {}) | {name: data for chart in charts for name, data in chart.data.items()}
     svg = vl_convert.vegalite_to_svg(spec, vl_version=version())
@@ -79,7 +81,7 @@ def save(charts: Sequence[Chart], path: Path, title: str, subtitle: str, look: d
 
 
 def legend(look: dict[str, Look]) -> alt.LayerChart | alt.FacetChart:
-    """Every arm with its symbol, as a chart of its own."""
+    """Arms with their symbols, as a chart of its own."""
     rows = [
         {"arm": arm, "row": index, "colour": style.colour, "shape": style.shape}
         for index, (arm, style) in enumerate(look.items())

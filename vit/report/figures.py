@@ -183,7 +183,8 @@ def differences(findings: Findings, look: dict[str, Look]) -> Chart:
             "long": f"{value} {said(test, findings.margin)}",
             "brief": f"{value} {SIGNS[test.read(findings.margin)]}",
         }
-        means.append({**words, "x": mean, "low": ends[0], "high": ends[1], "shape": style.shape, **drawn, **told})
+        place = {"arm": test.b, "x": mean, "low": ends[0], "high": ends[1], "shape": style.shape}
+        means.append({**words, **place, **drawn, **told})
         dots += [{"x": 100 * value, **drawn} for _, value in sorted(test.differences.items())]
     reach = [*(dot["x"] for dot in dots), *(point[end] for point in means for end in ("low", "high"))]
     low, high = min(*reach, -1.3 * margin), max(*reach, 1.3 * margin)
