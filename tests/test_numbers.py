@@ -202,6 +202,25 @@ def test_the_spread_of_a_study_under_way_pairs_the_seeds_that_both_arms_have(mon
     assert text.endswith("where independent runs would have 2.16")
 
 
+def test_the_window_gains_what_it_adds_to_the_same_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In both studies four heads have seeds 1 and 2, and gain 1 and 3 points; one head has one, and loses 2."""
+    accuracies = {
+        "whole_images": {("multi_head", 0): 0.1, ("multi_head", 1): 0.5, ("multi_head", 2): 0.6, ("one_head", 1): 0.5},
+        "quickstart": {("multi_head", 2): 0.63, ("multi_head", 1): 0.51, ("one_head", 1): 0.48, ("one_head", 3): 0.9},
+    }
+
+    def results(_: Path, study: str) -> types.SimpleNamespace:
+        found = accuracies[study].items()
+        rows = {
+            key: {"phase": "final", "arm": key[0], "seed": str(key[1]), "test/acc": str(value)} for key, value in found
+        }
+        return types.SimpleNamespace(rows=rows)
+
+    monkeypatch.setattr(compared, "results", results)
+    expected = "four heads gain +2.00 (+1.00 to +3.00) points and one head \N{MINUS SIGN}2.00"
+    assert compared.window_gain(ROOT) == expected
+
+
 def test_gpu_minutes_are_not_core_minutes() -> None:
     cpu, gpu = (
         {"seed": "0", "test/acc": "0.9", "compute/train_seconds": "120", "precision": "bfloat16", "device": device}
