@@ -59,9 +59,11 @@ def main(settings: Settings) -> dict[str, Any]:
             recipe,
             name=f"{recipe.name}-{seed}",
             seed=seed,
+            seeds=None,
             device=settings.device,
             runs_dir=settings.runs_dir,
             resume=True,
+            train=dataclasses.replace(recipe.train, test=True),
             wandb=dataclasses.replace(recipe.wandb, mode="disabled"),
         )
         try:

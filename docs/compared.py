@@ -17,6 +17,7 @@ SECONDS = "compute/train_seconds"
 FLOPS = "compute/train_flops"
 VALIDATION = "best/val_acc"
 HEADLINE = "4 heads against 1"  # a comparison of the studies heads, whole_images and quickstart
+CHOOSING = (0, 1, 2)  # seeds whose validation accuracy chose the recipe and its window
 
 
 def heads(root: Path) -> str:
@@ -54,14 +55,24 @@ def heads_in_words(root: Path, study: str) -> str:
     return f"{four} % and one head {one} %: {difference(found, HEADLINE)}"
 
 
-def window_gain(root: Path) -> str:
-    """What a window of each image gives four heads and one, at equal FLOPs, for the middle of a sentence."""
+def window_gain(root: Path, but: tuple[int, ...] = ()) -> str:
+    """What a window of each image gives four heads and one, at equal FLOPs and all seeds but those, for the middle of
+    a sentence."""
     with_window, without = (final_accuracies(root, study, ACCURACY) for study in ("quickstart", "whole_images"))
     gains = [
-        points([seen[seed] - whole[seed] for seed in seen.keys() & whole.keys()])
+        points([seen[seed] - whole[seed] for seed in (seen.keys() & whole.keys()).difference(but)])
         for seen, whole in zip(with_window, without, strict=True)
     ]
     return "four heads gain {} points and one head {}".format(*gains)
+
+
+def heads_unseen(root: Path) -> str:
+    """Four heads minus one at the seeds that chose nothing, for the middle of a sentence."""
+    gains = []
+    for study in ("whole_images", "quickstart"):
+        four, one = final_accuracies(root, study, ACCURACY)
+        gains.append(points([four[seed] - one[seed] for seed in (four.keys() & one.keys()).difference(CHOOSING)]))
+    return "{} points in the second row and {} in the third".format(*gains)
 
 
 def accuracies(found: Findings, label: str) -> tuple[str, str]:

@@ -42,6 +42,9 @@ PARTS: dict[str, Callable[[Path], str]] = {
     "beside_published": trained.beside_published,
     **{study: partial(compared.changes, study=study) for study in ("ablation", "shapes")},
     "window_gain": compared.window_gain,
+    "window_gain_unseen": partial(compared.window_gain, but=compared.CHOOSING),
+    "heads_unseen": compared.heads_unseen,
+    "pieces": search.pieces,
     "fast_path": compared.fast_path,
     "validation_spread": compared.validation_spread,
     "seed_spread": compared.seed_spread,
@@ -85,6 +88,8 @@ def fill(page: Path, root: Path) -> str:
             raise UsageError(f"{page}: {opening}: {error}") from None
         except KeyError as error:
             raise UsageError(f"{page}: {opening}: its csv file has nothing for {error}") from None
+        except ValueError as error:  # too few rows for a mean or a spread, several for what there is one of
+            raise UsageError(f"{page}: {opening}: its csv file does not have the rows expected ({error})") from None
         pieces[at + 1] = f"\n{new}\n" if block else new
     return "".join(pieces)
 

@@ -15,6 +15,7 @@ from vit.checks import UsageError
 from vit.cli import door, parse
 from vit.commands import EvalConfig, PredictConfig, ReportConfig
 from vit.config import Config
+from vit.yaml_file import read_yaml, to_yaml
 
 ROOT = Path(__file__).parents[1]
 
@@ -64,6 +65,7 @@ def test_a_runs_own_config_means_the_run_it_lies_in(tmp_path: Path, monkeypatch:
         ("- seed: 1", r".*a.yaml: expected settings, keys and values, got \[{'seed': 1}\]"),
         ("model: {dim: 64}\nmodel: {heads: 1}", ".*a.yaml: line 2: model is given twice"),
         ("model:\n  dim: 64\n  dim: 32", ".*a.yaml: line 3: dim is given twice"),
+        (3000 * "[", ".*a.yaml: not valid YAML \\(maximum recursion depth exceeded"),
     ],
 )
 def test_a_file_that_is_not_one_of_settings(tmp_path: Path, text: str, message: str) -> None:
@@ -71,6 +73,13 @@ def test_a_file_that_is_not_one_of_settings(tmp_path: Path, text: str, message: 
     with pytest.raises(UsageError, match=f"^{message}") as refused:
         parse(Config, [f"--config={tmp_path / 'a.yaml'}"])
     assert "<function" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["1e-3", "1e5", "-2E+3", "1.5e3", "12", "0.1", "on", "2026-01-01", "run"])
+def test_a_name_is_read_from_yaml_as_it_was_written(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.yaml").write_text(to_yaml({"name": name, "seed": 3}))
+    assert read_yaml(tmp_path / "a.yaml") == {"name": name, "seed": 3}
+    assert parse(Config, [f"--config={tmp_path / 'a.yaml'}"]).name == name
 
 
 @pytest.mark.parametrize("key", ["optim.lr", "optim.weight_decay", "optim.clip_norm", "augment.mixup"])

@@ -10,6 +10,7 @@ from typing import Any
 
 import compared
 import pytest
+import search
 import studies
 import trained
 import yaml
@@ -219,6 +220,8 @@ def test_the_window_gains_what_it_adds_to_the_same_seed(monkeypatch: pytest.Monk
     monkeypatch.setattr(compared, "results", results)
     expected = "four heads gain +2.00 (+1.00 to +3.00) points and one head \N{MINUS SIGN}2.00"
     assert compared.window_gain(ROOT) == expected
+    expected = "four heads gain +3.00 points and one head \N{MINUS SIGN}2.00"
+    assert compared.window_gain(ROOT, but=(2,)) == expected.replace("3", "1")
 
 
 def test_gpu_minutes_are_not_core_minutes() -> None:
@@ -280,6 +283,43 @@ def test_a_trial_is_compared_with_its_control_seed_by_seed(project: Path) -> Non
         ["1", "none", "", "0.02", "75.00", "", "0.850", "", "0, 1"],
         ["2", "wider", "`model.dim=96`", "0.03", "81.00", "+1.00 from 1", "0.700", "90.0", "1"],
         ["1", "deeper", "`model.depth=8`, at commit a", "0.04", "83.00", "+2.00 from “wider” above", "0.600", "", "1"],
+    ]
+
+
+PIECES = """piece,tried,base,change,outcome
+width,wider,d64,wider,kept
+width,deeper and wider,d128,deeper,dropped
+mixing,nothing,,,not known
+arms,a third of the steps,ablation,less,dropped
+"""
+
+
+def test_a_piece_is_what_its_trial_gave(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a study beside its recipe, seed by seed; a run that diverged has no part in it."""
+    (project / "reports/recipe").mkdir()
+    (project / "reports/recipe/trials.csv").write_text(TRIALS)
+    (project / "reports/recipe/pieces.csv").write_text(PIECES)
+    arms = {"recipe": {0: "0.5", 1: "0.6", 2: "0.7"}, "less": {0: "0.49", 2: "0.66", 1: ""}}
+    flops = {"recipe": "3e15", "less": "1e15"}
+    rows = {
+        (arm, seed): {"arm": arm, "seed": str(seed), "best/val_acc": accuracy, "compute/train_flops": flops[arm]}
+        for arm, seeds in arms.items()
+        for seed, accuracy in seeds.items()
+    }
+    monkeypatch.setattr(search, "results", lambda *_: types.SimpleNamespace(rows=rows))
+    lines = readme(project, "<!-- numbers: pieces -->\n<!-- end -->").splitlines()[3:-1]
+    assert [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines] == [
+        ["width", "wider", "+1.00", "1", "x 1.50", "kept"],
+        ["", "deeper and wider", "+2.00", "1", "x 1.33", "dropped"],
+        ["mixing", "nothing", "", "", "", "not known"],
+        [
+            "arms",
+            "a third of the steps",
+            "\N{MINUS SIGN}2.50 (\N{MINUS SIGN}4.00 to \N{MINUS SIGN}1.00)",
+            "2",
+            "x 0.33",
+            "dropped",
+        ],
     ]
 
 
@@ -364,9 +404,12 @@ def test_what_is_generated_stays_as_it_is(project: Path) -> None:
         ("a\n<!-- numbers: quickstart/acc -->1<!-- end -->", "begins a line"),
         ("a <!-- numbers: trials_d64 -->1<!-- end -->", "reports/recipe/trials.csv: cannot be read (No such file"),
         ("a <!-- numbers: past_80 -->1<!-- end -->", "configs/speedrun_cpu.yaml: not yet measured"),
+        ("<!-- numbers: window -->\n<!-- end -->", "its csv file does not have the rows expected (too many values"),
     ],
 )
 def test_what_cannot_be_generated_is_one_line(project: Path, text: str, message: str) -> None:
+    path = project / "benchmarks/results/window.csv"
+    path.write_text(path.read_text().replace("cpu_30min", "quickstart").replace(",61,", ",31,", 1))
     with pytest.raises(UsageError) as refusal:
         readme(project, text)
     assert message in str(refusal.value)

@@ -18,12 +18,11 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from conftest import OF_THE_MACHINE
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import vit
-from vit import compute, data, run_folder, training
+from vit import checkpoint, compute, data, progress, run_folder, training
 from vit.checks import Diverged, UsageError
 from vit.config import AugmentConfig, Config, DataConfig, OptimConfig, TrainConfig, ViTConfig
 from vit.data import Splits
@@ -213,13 +212,15 @@ class TestResume:
         with pytest.raises(UsageError, match=r"state.pt: not the state of this run"):
             train(small(name="uninterrupted", resume=True))
 
-    @pytest.mark.parametrize("damage", ["a list", "no origin", "no weights"])
+    @pytest.mark.parametrize("damage", ["a list", "no origin", "no seconds", "no weights"])
     def test_a_state_of_another_form_is_refused(self, small: Make, uninterrupted: Path, damage: str) -> None:
         path = uninterrupted / "state.pt"
         state = torch.load(path, weights_only=True)
         (uninterrupted / "summary.json").unlink()
         if damage == "no origin":
             del state["origin"]
+        if damage == "no seconds":
+            state["seconds"] = "some"
         state["stepper"]["model"] = None if damage == "no weights" else state["stepper"]["model"]
         torch.save([1, 2] if damage == "a list" else state, path)
         with pytest.raises(UsageError, match=r"state.pt: not the state of this run"):
@@ -250,18 +251,18 @@ class TestResume:
     ) -> None:
         """Also while the first has its folder and has not written its settings yet."""
         made, go_on = threading.Event(), threading.Event()
-        dump = yaml.safe_dump
+        to_yaml = run_folder.to_yaml
 
-        def slow_dump(*arguments: Any, **options: Any) -> str:
+        def slow_to_yaml(content: dict[str, Any]) -> str:
             made.set()
             go_on.wait(10)
-            return dump(*arguments, **options)
+            return to_yaml(content)
 
         def start() -> str:
             with run_folder.open_run(small()) as (folder, _):
                 return (folder / "config.yaml").read_text()
 
-        monkeypatch.setattr(run_folder.yaml, "safe_dump", slow_dump)
+        monkeypatch.setattr(run_folder, "to_yaml", slow_to_yaml)
         with ThreadPoolExecutor(2) as pool:
             first = pool.submit(start)
             made.wait(10)
@@ -491,12 +492,13 @@ class TestLoop:
         seconds = [row["compute/train_seconds"] for row in rows]
         assert seconds == sorted(seconds)
 
+    @pytest.mark.parametrize("between", ["weights and their words", "weights and state"])
     def test_best_accuracy_and_best_weights_are_of_one_epoch_whenever_the_run_is_killed(
-        self, small: Make, monkeypatch: pytest.MonkeyPatch
+        self, small: Make, monkeypatch: pytest.MonkeyPatch, between: str
     ) -> None:
-        """Killed in epoch 2 after the best weights were written and before the state was; then epoch 2 is worse."""
+        """Killed in epoch 2 after the best weights were written and before all else was; then epoch 2 is worse."""
         accuracies = iter([0.3, 0.9, 0.2])
-        original, save_state = training.evaluate, Training.save_state
+        original, save_state, write_words = training.evaluate, Training.save_state, checkpoint.write_words
 
         def evaluate(model: Any, images: torch.Tensor, *rest: Any) -> Any:
             result = original(model, images, *rest)
@@ -507,14 +509,55 @@ class TestLoop:
                 raise MemoryError
             save_state(self)
 
+        def die_earlier(folder: Path, description: dict[str, Any], text: str) -> None:
+            if description["results"]["val/acc"] == 0.9:
+                raise MemoryError
+            write_words(folder, description, text)
+
         monkeypatch.setattr(training, "evaluate", evaluate)
         with monkeypatch.context() as patch:
-            patch.setattr(Training, "save_state", die)
+            if between == "weights and state":
+                patch.setattr(Training, "save_state", die)
+            else:
+                patch.setattr(checkpoint, "write_words", die_earlier)
             with pytest.raises(MemoryError):
                 train(small())
         summary = train(small(resume=True))
         assert summary["best/val_acc"] == 0.9
-        assert read_description(Path(summary["checkpoint"]))["results"]["val/acc"] == 0.9
+        results = read_description(Path(summary["checkpoint"]))["results"]
+        assert (results["val/acc"], results["compute/epoch"]) == (0.9, 2)
+
+    def test_best_weights_of_unknown_accuracy_are_refused(self, small: Make, uninterrupted: Path) -> None:
+        (uninterrupted / "summary.json").unlink()
+        weights = uninterrupted / "best" / "model.safetensors"
+        save_file(load_file(weights), weights)  # as another program writes them, without what is known of them
+        path = uninterrupted / "best" / "config.json"
+        path.write_text(re.sub(r'"val/acc": [\d.]+', '"val/acc": null', path.read_text()))
+        with pytest.raises(UsageError, match=r"config.json: results: val/acc: expected a fraction, got None"):
+            train(small(name="uninterrupted", resume=True))
+
+    def test_time_left_is_of_the_compute_left(
+        self, small: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Each epoch of six steps takes as long as its FLOPs, an hour the second; the first has a window, for less."""
+        config = small(train=TrainConfig(epochs=2, batch_size=20, window=16, window_share=0.5, log_every=6))
+        flops, share = compute.train_flops, dataclasses.replace(config.model, image_size=16)
+        hours = flops(share) / flops(config.model)
+        clock = iter([0.0, 3600 * hours, 3600 * (hours + 1)])
+        monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+        train(config)
+        assert ", 1:00:00 left\n" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("window", "share", "expected"),
+        [(None, 0.5, "32"), (16, 0.5, "16, then 32"), (16, 1.0, "16"), (16, 0.01, "32")],
+    )
+    def test_attention_paths_are_named_of_sizes_that_steps_see(
+        self, small: Make, monkeypatch: pytest.MonkeyPatch, window: int | None, share: float, expected: str
+    ) -> None:
+        monkeypatch.setattr(compute, "attention_backend", lambda config, *_: str(config.image_size))
+        summary = train(small(train=TrainConfig(epochs=1, batch_size=20, window=window, window_share=share)))
+        assert summary["attention/backend"] == expected
 
     def test_precision_and_accumulation_reach_the_model(self, small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         seen = []

@@ -10,7 +10,7 @@ from vit.config import Config, ViTConfig, flatten
 
 # Settings that a reader looks for first; all of them are in config.json.
 SHOWN = (
-    "train.epochs", "train.batch_size", "optim.name", "optim.lr", "optim.weight_decay", "augment.crop",
+    "train.epochs", "train.window", "train.batch_size", "optim.name", "optim.lr", "optim.weight_decay", "augment.crop",
     "augment.cutout", "augment.policy", "whiten", "seed", "init",
 )  # fmt: skip
 
@@ -156,8 +156,8 @@ def data_text(training: dict[str, Any], results: dict[str, Any]) -> str:
     when = "at the end of the training"
     if is_published(results):
         when = f"{when}, and once more for this card" if "train/test_acc" in results else "for this card"
-    text += f" The test split chose nothing: it was read {when}."
-    return f"{text} This is one seed; all that were trained have a row in the reports of the project."
+    text += f" The test split had no part in the choice of the weights: it was read {when}."
+    return f"{text} This is one seed."
 
 
 def command_text(training: dict[str, Any], results: dict[str, Any]) -> str:

@@ -30,10 +30,11 @@ def save_checkpoint(folder: Path, model: VisionTransformer, config: Config, resu
     """Write the three files of a model in training; each replaces its predecessor whole.
 
     Args:
-        results: what is known of these weights (`val/acc`, `compute/epoch`, ...); kept beside them and in the card.
+        results: what is known of these weights (`val/acc`, `compute/epoch`, ...); kept with them, beside them and in
+            the card.
     """
     description = describe(config, results)
-    write_weights(folder, model.state_dict())
+    write_weights(folder, model.state_dict(), results)
     write_words(folder, description, card(description, str(config.name), HERE))
 
 
@@ -42,6 +43,24 @@ def add_results(folder: Path, results: dict[str, Any]) -> None:
     description = read_description(folder)
     description["results"] |= results
     write_words(folder, description, card(description, str(description["training"]["name"]), HERE))
+
+
+def known_results(folder: Path) -> dict[str, Any]:
+    """What is known of the weights that a training saved, written beside them if a kill had come in between.
+
+    Raises:
+        UsageError: a file is damaged.
+    """
+    path = folder / "model.safetensors"
+    results: dict[str, Any] = read_description(folder)["results"]
+    try:
+        with safe_open(path, framework="pt") as file:
+            saved = json.loads((file.metadata() or {}).get("results", "{}"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UsageError(f"{path}: damaged or not a safetensors file ({one_line(error)})") from None
+    if saved != {key: results.get(key) for key in saved}:
+        add_results(folder, saved)
+    return results | saved
 
 
 def save(folder: Path, model: VisionTransformer, source: str) -> None:
@@ -85,11 +104,12 @@ def name_of(model: VisionTransformer) -> str:
     return str(description_of(model)["training"].get("name") or "model")
 
 
-def write_weights(folder: Path, weights: dict[str, Tensor]) -> None:
+def write_weights(folder: Path, weights: dict[str, Tensor], results: dict[str, Any] | None = None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with atomic(folder / "model.safetensors") as part:
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-        part.write_bytes(save_tensors(plain, {"format": "pt"}))
+        known = {"results": json.dumps(results)} if results else {}
+        part.write_bytes(save_tensors(plain, {"format": "pt"} | known))
 
 
 def write_words(folder: Path, description: dict[str, Any], text: str) -> None:

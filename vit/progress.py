@@ -6,6 +6,7 @@ import time
 
 from tqdm import tqdm
 
+from vit.stepper import Stepper
 from vit.terminal import say
 
 SECONDS_BETWEEN_LINES = 15
@@ -17,30 +18,30 @@ def has_width() -> bool:
 
 
 class Progress:
-    """Loss, accuracy, images/s and time left of a training of `steps` steps, `per_epoch` to an epoch."""
+    """Loss, accuracy, images/s and time left, by FLOPs, as steps that see a window of each image are shorter."""
 
-    def __init__(self, done: int, steps: int, per_epoch: int) -> None:
-        self.steps, self.per_epoch = steps, per_epoch
-        self.first, self.started = done, time.monotonic()
+    def __init__(self, stepper: Stepper) -> None:
+        self.stepper = stepper
+        self.first, self.started = stepper.train_flops, time.monotonic()
         self.last_line = self.started
         self.bar = tqdm(
-            initial=done,
-            total=steps,
-            unit="step",
+            initial=self.first,
+            total=stepper.planned_flops,
             disable=not has_width(),
             bar_format="{percentage:3.0f} % {bar} {elapsed}, {remaining} left{postfix}",
         )
 
-    def advance(self, step: int) -> None:
-        self.bar.update(step - self.bar.n)
+    def advance(self) -> None:
+        self.bar.update(self.stepper.train_flops - self.bar.n)
 
-    def show(self, step: int, loss: float, acc: float, images_per_second: float) -> None:
-        now = time.monotonic()
-        figures = f"epoch {step / self.per_epoch:.2f} of {self.steps / self.per_epoch:g}, loss {loss:.3f}, "
+    def show(self, loss: float, acc: float, images_per_second: float) -> None:
+        now, stepper = time.monotonic(), self.stepper
+        figures = f"epoch {stepper.epoch:.2f} of {stepper.steps / stepper.steps_per_epoch:g}, loss {loss:.3f}, "
         figures += f"accuracy {acc:.1%}, {images_per_second:.0f} images/s"
         self.bar.set_postfix_str(figures)
         if self.bar.disable and now - self.last_line >= SECONDS_BETWEEN_LINES:
-            left = (now - self.started) / (step - self.first) * (self.steps - step)
+            done = stepper.train_flops
+            left = (now - self.started) / (done - self.first) * (stepper.planned_flops - done)
             say(f"{figures}, {tqdm.format_interval(left)} left")
             self.last_line = now
 

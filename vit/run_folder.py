@@ -12,13 +12,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from filelock import FileLock, Timeout
 
 from vit.checks import UsageError, one_line
 from vit.config import Config, flatten
 from vit.files import FULL, atomic
-from vit.yaml_file import read_yaml
+from vit.yaml_file import read_yaml, to_yaml
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,7 +80,7 @@ def create(folder: Path, config: Config) -> None:
         folder.mkdir()
     try:
         with atomic(folder / "config.yaml") as part:
-            part.write_text(yaml.safe_dump(asdict(config), sort_keys=False))
+            part.write_text(to_yaml(asdict(config)))
     except OSError:
         shutil.rmtree(folder)
         raise

@@ -104,6 +104,11 @@ class Stepper:
         """FLOPs spent on training so far."""
         return window.train_flops(self.config, self.step, self.steps)
 
+    @property
+    def planned_flops(self) -> int:
+        """FLOPs of the whole training."""
+        return window.train_flops(self.config, self.steps, self.steps)
+
     def compile(self) -> None:
         """Compile the model, on zeros and outside the clock, for all that is still to come; say how long that took.
 

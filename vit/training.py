@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from vit import checkpoint, compute
-from vit.checks import Diverged, UsageError, one_line
+from vit.checks import Diverged, UsageError, one_line, shown
 from vit.config import Config
 from vit.data import Splits
-from vit.description import read_description
 from vit.device import images_per_pass
 from vit.evaluation import evaluate
 from vit.media import evaluation_media
@@ -26,6 +25,7 @@ from vit.run_folder import STATE, source_commit, write_predictions, write_summar
 from vit.stepper import Stepper
 from vit.terminal import Interrupted, python_command, say
 from vit.tracking import Row, Tracker
+from vit.window import is_open
 
 
 class Training:
@@ -79,7 +79,7 @@ class Training:
         )
         steps = stepper.take_steps(received)
         next(steps)  # ready, and so are the others: how long they took to start is on no clock
-        progress = Progress(stepper.step, stepper.steps, stepper.steps_per_epoch)
+        progress = Progress(stepper)
         self.clock.start()
         for _ in steps:
             if self.device.type == "cpu":  # where a step is over when its call returns, others' are not on this clock
@@ -87,7 +87,7 @@ class Training:
             yield
             if self.device.type == "cpu":
                 self.clock.start()
-            progress.advance(stepper.step)
+            progress.advance()
             with stepper.led():
                 self.between_steps(progress)
         progress.close()
@@ -109,7 +109,7 @@ class Training:
             row = stepper.meter.row(self.clock.seconds)
             row["train/lr"] = float(stepper.optimizers[0].param_groups[0]["lr"])
             self.log(row)
-            progress.show(stepper.step, row["train/loss"], row["train/acc"], row["train/images_per_second"])
+            progress.show(row["train/loss"], row["train/acc"], row["train/images_per_second"])
             self.clock.start()  # logging is no training
         epoch, rest = divmod(stepper.step, stepper.steps_per_epoch)
         if rest == 0 and (epoch % config.eval_every == 0 or epoch == config.epochs):
@@ -189,7 +189,11 @@ class Training:
     def costs(self) -> Row:
         """What is known before the first step."""
         model, stepper = self.config.model, self.stepper
-        sizes = [self.config.train.window or model.image_size, model.image_size]
+        window, last = self.config.train.window, stepper.steps - 1
+        sizes = [
+            window if window and is_open(self.config.train, step, stepper.steps) else model.image_size
+            for step in (0, last)
+        ]
         models = [replace(model, image_size=size) for size in sizes]
         names = [
             compute.attention_backend(each, stepper.micro_batch_size, self.device, stepper.dtype) for each in models
@@ -266,6 +270,7 @@ def open_stepper(
             stepper.restore(state["stepper"])
             if missing := {"origin", "seconds", "joules", "tracker"} - state.keys():  # for Training
                 raise KeyError(", ".join(sorted(missing)))
+            state["seconds"] = float(state["seconds"])
         except (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:
             raise UsageError(f"{path}: not the state of this run ({one_line(error)})") from None
     return stepper, state
@@ -274,12 +279,19 @@ def open_stepper(
 def best_val_acc(folder: Path) -> float:
     """Validation accuracy of the best weights so far; -1 if there are none.
 
-    It is kept beside them alone: of weights and state, which are written one after the other, a kill may leave the one
+    It is kept with them alone: of weights and state, which are written one after the other, a kill may leave the one
     newer than the other.
+
+    Raises:
+        UsageError: a file of them is damaged.
     """
-    if not (folder / "best" / "config.json").exists():  # which is written last
+    best = folder / "best"
+    if not (best / "config.json").exists():  # which is written last
         return -1.0
-    return float(read_description(folder / "best")["results"].get("val/acc", -1.0))
+    accuracy = checkpoint.known_results(best).get("val/acc", -1.0)
+    if type(accuracy) is not float:
+        raise UsageError(f"{best / 'config.json'}: results: val/acc: expected a fraction, got {shown(accuracy)}")
+    return accuracy
 
 
 def diverged(key: str, value: float) -> Diverged:

@@ -1,4 +1,4 @@
-"""What a YAML file of settings says, or one line about what is wrong with it."""
+"""Settings from YAML, or one line about what is wrong with them, and to YAML."""
 
 import re
 from pathlib import Path
@@ -22,8 +22,21 @@ def read_yaml(path: Path) -> Any:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UsageError(f"{path}: line {line}: {error.problem}") from None
-    except (yaml.YAMLError, ValueError) as error:  # bytes that are no text, a date that never was
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # no text, a date that never was, brackets in brackets
         raise UsageError(f"{path}: not valid YAML ({one_line(error)})") from None
+
+
+def to_yaml(content: dict[str, Any]) -> str:
+    """What `read_yaml` and the command line read as the same values."""
+    return yaml.dump(content, Dumper=Dumper, sort_keys=False)
+
+
+class Dumper(yaml.SafeDumper):
+    """Quotes a text that would be read as a number."""
 
 
 class UniqueKeys(yaml.SafeLoader):
@@ -40,7 +53,8 @@ class UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-# YAML 1.1, as PyYAML reads it, takes 1e-3 for a text.
-UniqueKeys.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+# YAML 1.1, as PyYAML reads and writes it, takes 1e-3 for a text.
+for each in (UniqueKeys, Dumper):
+    each.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    )

@@ -80,7 +80,7 @@ def test_a_window_is_measured_beside_whole_images(here: Path) -> None:
 def test_speedrun_reports_seconds_and_flops_to_an_accuracy(here: Path) -> None:
     (here / "tiny.yaml").write_text(
         "name: tiny\nmodel: {dim: 16, depth: 1, heads: 1, patch_size: 8}\n"
-        "data: {train_images: 500, val_images: 100}\ntrain: {epochs: 1, batch_size: 50}\n"
+        "data: {train_images: 500, val_images: 100}\ntrain: {epochs: 1, batch_size: 50, test: false}\nseeds: [3, 4]\n"
     )
     options = ["--recipe=tiny.yaml", "--seeds=[0, 1]", "--device=cpu"]
     missed = run(str(ROOT / "benchmarks/speedrun.py"), *options, "--target=0.99", cwd=here)

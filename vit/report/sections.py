@@ -112,10 +112,16 @@ def claims(findings: Findings) -> Iterator[str]:
         cells: list[Cell] = [claim.aspect, (claimed, "claim"), (verdict, outcome), (measured, "words")]
         rows.append([*cells, (p_text(test), "number")])
     if rows:
-        columns: list[Cell] = ["aspect", "claim and operational test", "verdict", "measured", ("p (Holm)", "number")]
+        columns: list[Cell] = [
+            "aspect",
+            "claim and operational test",
+            "verdict of the test",
+            "measured",
+            ("p (Holm)", "number"),
+        ]
         caption = (
-            "What is claimed, how that was put to the test, and what was measured: the difference, in percent of the "
-            "first arm's mean where it is not points of accuracy, and its 95 % interval."
+            "What is claimed, a consequence of it that was put to the test, and what was measured: the difference, in "
+            "percent of the first arm's mean where it is not points of accuracy, and its 95 % interval."
         )
         yield page.section("Claims", page.table(caption, columns, rows))
 
