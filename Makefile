@@ -23,7 +23,8 @@ env: $(VENV)/.installed
 
 # The stamp is younger than pyproject.toml exactly if what it asks for is installed.
 $(VENV)/.installed: pyproject.toml
-	@echo "installing into $(VENV): a few minutes, about 7 GB"
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 4) and "Python 3.11.4 or newer is needed; choose one by: make PYTHON=python3.12")'
+	@echo "installing into $(VENV): a few minutes, about 7 GB, nothing to see"
+	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@

@@ -134,6 +134,7 @@ def test_a_browser_shows_two_models_and_asks_nothing_of_others(
     server = subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
     assert server.stderr is not None
     try:
+        assert server.stderr.readline().startswith("loading ")
         assert f"http://127.0.0.1:{port}" in (line := server.stderr.readline()), line + server.stderr.read()
         use(browser, f"http://127.0.0.1:{port}", tmp_path)
     finally:
@@ -172,17 +173,20 @@ def use(browser: Any, address: str, folder: Path) -> None:
         """A browser decodes a picture some time after the page names it."""
         tab.wait_for_function("width => document.querySelector('#picture img')?.naturalWidth === width", arg=width)
 
+    expect(captions(0)).to_have_text(each("rollout", "block 1 mean", "head 0", "head 1"))  # of the cat
+    wait_for_picture(32)
+
     Image.new("CMYK", (60, 20), (200, 0, 0, 0)).save(folder / "sea.tiff")  # none that a browser shows
     tab.locator("input[type=file]").set_input_files(folder / "sea.tiff")
-    expect(captions(0)).to_have_text(each("rollout", "block 0 mean", "head 0", "head 1"))
-    expect(captions(1)).to_have_text(each("rollout", "block 0 head 0"))
     wait_for_picture(60)
+    expect(tab.get_by_text("block 1 mean")).to_be_visible()
+    expect(tab.get_by_text("There is no block 1.")).to_be_visible()
     expect(tab.locator("[data-testid$=-confidence-set]")).to_have_count(10)
     tab.wait_for_function("document.documentElement.scrollWidth === 375")
 
-    tab.get_by_role("slider").fill("1")
-    expect(tab.get_by_text("block 1 mean")).to_be_visible()
-    expect(tab.get_by_text("There is no block 1.")).to_be_visible()
+    tab.get_by_role("slider").fill("0")
+    expect(captions(0)).to_have_text(each("rollout", "block 0 mean", "head 0", "head 1"))
+    expect(captions(1)).to_have_text(each("rollout", "block 0 head 0"))
 
     (folder / "<i>not.png").write_text("not a picture")
     tab.locator("input[type=file]").set_input_files(folder / "<i>not.png")

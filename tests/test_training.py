@@ -193,7 +193,10 @@ class TestResume:
 
     def test_name_in_use_is_refused_and_untouched(self, small: Make, uninterrupted: Path) -> None:
         before = (uninterrupted / "metrics.jsonl").read_bytes()
-        with pytest.raises(UsageError, match=r"name: .*uninterrupted exists already; go on with it by --resume"):
+        with pytest.raises(
+            UsageError,
+            match=r"name: .*uninterrupted exists already; go on with it by --config .*config.yaml --resume, or",
+        ):
             train(small(name="uninterrupted"))
         assert (uninterrupted / "metrics.jsonl").read_bytes() == before
 

@@ -88,6 +88,7 @@ def parse(settings: type[Settings], arguments: list[str]) -> Settings:
     Raises:
         UsageError: an unknown key, a wrong type or an impossible value; the text names it.
     """
+    import docstring_parser
     from jsonargparse import ArgumentError, ArgumentParser
 
     types = dotted_types(settings)
@@ -100,11 +101,12 @@ def parse(settings: type[Settings], arguments: list[str]) -> Settings:
         for field in fields(settings)  # type: ignore[arg-type]
         if field.default is MISSING and field.default_factory is MISSING
     ]
+    said = {each.arg_name: each.description for each in docstring_parser.parse_from_object(settings).params}
     for name in positional:
         if get_origin(types[name]) is list:
-            parser.add_argument(name, type=get_args(types[name])[0], nargs="+")
+            parser.add_argument(name, type=get_args(types[name])[0], nargs="+", help=said.get(name))
         else:
-            parser.add_argument(name, type=types[name])
+            parser.add_argument(name, type=types[name], help=said.get(name))
     parser.add_class_arguments(settings, skip=set(positional))
     options = list(itertools.takewhile(lambda argument: argument != "--", arguments))
     names = arguments[len(options) :]  # of files, which may look like options
@@ -158,6 +160,17 @@ def check_files(files: list[str], types: dict[str, Any]) -> None:
         check("config" not in content, f"{path}: config", "no such line: a file does not name another", path)
         for group in groups & content.keys():
             check(isinstance(content[group], dict), group, "settings below it, or no such line", content[group])
+        for key in flattened(content, groups) - types.keys():
+            raise UsageError(f"{path}: {unknown(key, types)}")
+
+
+def flattened(content: dict[str, Any], groups: set[str]) -> set[str]:
+    """The dotted keys of a file of settings."""
+    return {
+        f"{key}.{inner}" if key in groups else str(key)
+        for key, below in content.items()
+        for inner in (below if key in groups and isinstance(below, dict) else ("",))
+    }
 
 
 def overrides(settings: dict[str, Any]) -> list[str]:

@@ -14,9 +14,9 @@ from vit.cli import overrides
 from vit.commands import CompareConfig
 from vit.config import Config, flatten
 from vit.report import write_report
-from vit.results import Results
+from vit.results import Results, Row
 from vit.run_folder import TITLES, accuracy_key
-from vit.study import Run
+from vit.study import Run, Study
 from vit.study_file import load_study
 from vit.terminal import Interrupted, say, stop_signals
 from vit.workers import Job, Outcome, Workers, open_workers
@@ -45,30 +45,46 @@ def compare(config: CompareConfig) -> dict[str, Any]:
             page = write_report(study, list(results.rows.values()), path.parent)
     except Timeout:
         raise UsageError(f"study: {study.name} is being run by another process") from None
-    arms: dict[str, dict[str, Any]] = {}
-    say(f"\n{'arm':24}{'n':>3}{'test accuracy':>15}{'deviation':>11}{'PFLOP':>9}{'seconds':>9}  tuned")
-    for arm in study.arms:
-        rows = [results.rows[run.key] for run in final if run.arm == arm]
-        rows = [row for row in rows if row["test/acc"]]
-        if not rows:
-            arms[arm] = {"n": 0, "choice": chosen[arm]}
-            say(f"{arm:24}  0  every training diverged")
-            continue
-        accuracies = [float(row["test/acc"]) for row in rows]
-        arms[arm] = {
-            "n": len(rows),
-            "test/acc/mean": statistics.mean(accuracies),
-            "test/acc/std": statistics.stdev(accuracies) if len(rows) > 1 else None,
-            "compute/train_flops": statistics.mean(int(row["compute/train_flops"]) for row in rows),
-            "compute/train_seconds": statistics.mean(float(row["compute/train_seconds"]) for row in rows),
-            "choice": chosen[arm],
-        }
-        mean, std = 100 * arms[arm]["test/acc/mean"], 100 * (arms[arm]["test/acc/std"] or 0)
-        cost = f"{arms[arm]['compute/train_flops'] / 1e15:9.3g}{arms[arm]['compute/train_seconds']:9.3g}"
-        tuned = ", ".join(f"{key}={value}" for key, value in chosen[arm].items()) or "-"
-        say(f"{arm:24}{len(rows):3}{mean:13.2f} %{f'{std:.2f} pt' if len(rows) > 1 else '-':>11}{cost}  {tuned}")
+    arms = summaries(study, list(results.rows.values()), chosen)
     say(f"\nthe whole report: {page}")
     return {"study": study.name, "results": str(path), "page": str(page), "arms": arms}
+
+
+def summaries(study: Study, rows: list[Row], chosen: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Of each arm what it reached and cost, said in a line too; the seconds of one machine, as in the report."""
+    from vit.report.arms import read_arms  # a second's import
+
+    found = {arm.name: arm for arm in read_arms(study, rows)}
+    arms: dict[str, dict[str, Any]] = {}
+    say(f"\n{'arm':24}{'n':>3}{'test accuracy':>15}{'deviation':>11}{'PFLOP':>9}{'seconds':>9}  tuned")
+    some_of = set()
+    for name, choice in chosen.items():
+        if name not in found:
+            arms[name] = {"n": 0, "choice": choice}
+            say(f"{name:24}  0  every training diverged")
+            continue
+        arm = found[name]
+        flops, seconds = arm.mean("compute/train_flops") or 0.0, arm.mean("compute/train_seconds")
+        timed = arm.values["compute/train_seconds"]
+        device = ", ".join({arm.machines[seed].device for seed in timed}) or None
+        arms[name] = {
+            "n": arm.n,
+            "test/acc/mean": arm.accuracy,
+            "test/acc/std": statistics.stdev(arm.of("test/acc")) if arm.n > 1 else None,
+            "compute/train_flops": flops,
+            "compute/train_seconds": seconds,
+            "device": device,
+            "choice": choice,
+        }
+        std = f"{100 * arms[name]['test/acc/std']:.2f} pt" if arm.n > 1 else "-"
+        tuned = ", ".join(f"{key}={value}" for key, value in choice.items()) or "-"
+        cost = f"{flops / 1e15:9.3g}{'-' if seconds is None else f'{seconds:.3g}':>9}"
+        say(f"{name:24}{arm.n:3}{100 * arm.accuracy:13.2f} %{std:>11}{cost}  {tuned}")
+        if len(timed) < arm.n and device:
+            some_of.add(device)
+    if some_of:
+        say(f"(Runs of several machines: the seconds are of {', '.join(some_of)} alone.)")
+    return arms
 
 
 def train_missing(runs: list[Run], results: Results, config: CompareConfig, workers: Workers) -> None:
@@ -77,8 +93,8 @@ def train_missing(runs: list[Run], results: Results, config: CompareConfig, work
     done = len(runs) - len(missing)
     failed: list[str] = []
     if missing:
-        where = runs_dir(results, config)
-        say(f"{results.study.name}: {len(missing)} of {len(runs)} runs to train; each has a log in {where}")
+        what = f"{len(missing)} of {len(runs)} {runs[0].phase} runs to train"
+        say(f"{results.study.name}: {what}; each has a log in {runs_dir(results, config)}")
     elif runs:
         say(f"{results.study.name}: all {len(runs)} {runs[0].phase} runs have a row in {results.path}")
     with stop_signals() as received:

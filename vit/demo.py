@@ -13,6 +13,7 @@ import socket
 import tempfile
 import threading
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 TILE = 224  # pixels: side of a tile, for screens with two pixels a point
 SHOWN = 640  # pixels: longer side of the picture on the page
+FIRST = 3  # the example that a page opens with: the cat
 
 STYLE = """
 .gradio-container {max-width: 1200px !important; margin: 0 auto !important}
@@ -71,6 +73,7 @@ def main(config: DemoConfig) -> None:
     from vit import checkpoint
     from vit.device import pick_device
 
+    say(f"loading {' and '.join(config.checkpoints)}")
     device = pick_device(config.device)
     models = [checkpoint.load(source, device) for source in config.checkpoints]
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the folder below goes then, too
@@ -211,7 +214,7 @@ def build(models: "list[VisionTransformer]", names: list[str], examples: list[tu
                 with gr.Column(min_width=300):
                     gr.HTML(f"<h2>{html.escape(name)}</h2>{html.escape(facts(model))}")
                     answers.append(gr.Label(num_top_classes=5, label="Most probable"))
-        block = gr.Slider(0, last, 0, step=1, label="Block", buttons=[], interactive=True, visible=last > 0)
+        block = gr.Slider(0, last, last, step=1, label="Block", buttons=[], interactive=True, visible=last > 0)
         with gr.Row():
             heads = []
             for _ in models:
@@ -246,6 +249,8 @@ def build(models: "list[VisionTransformer]", names: list[str], examples: list[tu
         file.upload(show, [file, block], shown)
         offered.select(choose, block, shown)
         block.change(draw, [seen, block], heads, show_progress="hidden", trigger_mode="always_last")
+        if examples:
+            page.load(partial(show, examples[FIRST][0]), block, shown)
     return page
 
 

@@ -99,7 +99,8 @@ def refused_by_name(folder: Path) -> Iterator[None]:
 
 def check_resumable(folder: Path, config: Config) -> None:
     if not config.resume:
-        raise UsageError(f"name: {folder} exists already; go on with it by --resume, or choose another --name")
+        go_on = f"go on with it by --config {folder / 'config.yaml'} --resume"
+        raise UsageError(f"name: {folder} exists already; {go_on}, or choose another --name")
     path = folder / "config.yaml"
     if not path.is_file():
         raise UsageError(f"name: {folder} is not a run folder (it has no config.yaml)")

@@ -60,7 +60,10 @@ def script_json(value: Any) -> str:
 
 
 def save(charts: Sequence[Chart], path: Path, title: str, subtitle: str, look: dict[str, Look]) -> None:
-    """Write PATH.svg and PATH.png: charts side by side under a title, with a legend of the arms that they draw."""
+    """Write PATH.svg and PATH.png: charts side by side under a title, with a legend of the arms that they draw.
+
+    A PNG of the same SVG stays: its pixels depend on the machine too.
+    """
     import vl_convert
 
     if len(charts) == 1:
@@ -74,10 +77,13 @@ def save(charts: Sequence[Chart], path: Path, title: str, subtitle: str, look: d
     spec = whole.configure(**CONFIG, font=FILE_FONT).to_dict()
     spec["datasets"] = spec.get("datasets", {}) | {name: data for chart in charts for name, data in chart.data.items()}
     svg = vl_convert.vegalite_to_svg(spec, vl_version=version())
-    with atomic(path.with_suffix(".svg")) as part:
-        part.write_text(svg, encoding="utf-8")
-    with atomic(path.with_suffix(".png")) as part:
+    vector, pixels = path.with_suffix(".svg"), path.with_suffix(".png")
+    if pixels.exists() and vector.exists() and vector.read_text(encoding="utf-8") == svg:
+        return
+    with atomic(pixels) as part:
         part.write_bytes(vl_convert.svg_to_png(svg, scale=2))
+    with atomic(vector) as part:
+        part.write_text(svg, encoding="utf-8")
 
 
 def legend(look: dict[str, Look]) -> alt.LayerChart | alt.FacetChart:

@@ -125,8 +125,8 @@ def slug(cost: Quantity) -> str:
 def side_by_side(arms: Sequence[Arm], key: str) -> dict[str, tuple[float, int]]:
     """The cost at which to draw each arm, and by how many pixels beside it.
 
-    Arms of nearly equal cost and accuracy would cover each other: they stand beside the most accurate of them, in the
-    order of their costs.
+    Arms of nearly equal cost and accuracy would cover each other: they stand around the cost of the most accurate of
+    them, in the order of their costs, those of one cost in the study's.
     """
     close = 0.1 * (max(arm.accuracy for arm in arms) - min(arm.accuracy for arm in arms))
     cost = {arm.name: arm.mean(key) or 0.0 for arm in arms}
@@ -141,9 +141,8 @@ def side_by_side(arms: Sequence[Arm], key: str) -> dict[str, tuple[float, int]]:
             crowds.append([arm])
     places: dict[str, tuple[float, int]] = {}
     for crowd in crowds:
-        in_order = sorted(crowd, key=lambda arm: cost[arm.name])  # the most accurate first among equals
-        middle = in_order.index(crowd[0])
-        places |= {arm.name: (cost[crowd[0].name], 10 * (at - middle)) for at, arm in enumerate(in_order)}
+        in_order = sorted(crowd, key=lambda arm: (cost[arm.name], arms.index(arm)))
+        places |= {arm.name: (cost[crowd[0].name], 5 * (2 * at - len(crowd) + 1)) for at, arm in enumerate(in_order)}
     return places
 
 
