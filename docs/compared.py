@@ -12,6 +12,7 @@ from vit.checks import UsageError
 from vit.report.findings import ACCURACY, Findings
 from vit.report.wording import amount, between, effect, p_text, read_words, said
 from vit.statistics import LEVEL
+from vit.study import Study
 
 SECONDS = "compute/train_seconds"
 FLOPS = "compute/train_flops"
@@ -37,13 +38,13 @@ def heads(root: Path) -> str:
         if found.tests[HEADLINE, ACCURACY].read(found.margin) != "higher":
             raise UsageError(f"the rows of {study} no longer bear the words 'more accurate': write them anew")
         one, four = accuracies(found, HEADLINE)
-        lines.append([title, f"{one} %", f"{four} %", difference(found, HEADLINE), taken(root, study)])
+        lines.append([title, f"{one} %", f"{four} %", difference(found, HEADLINE), taken(root, found.study)])
     return table(["", "one head", "four heads", "difference", "training time, four / one"], lines)
 
 
-def taken(root: Path, study: str) -> str:
+def taken(root: Path, study: Study) -> str:
     """How many times as long four heads train as one, on each machine."""
-    rows, (a, b) = list(results(root, study).rows.values()), findings(root, study).study.comparisons[HEADLINE]
+    rows, (a, b) = list(results(root, study.name).rows.values()), study.comparisons[HEADLINE]
     times = time_ratios(rows, a, b)
     return ", ".join(f"{ahead('as long', ratio):.2f} ({device}, n = {n})" for device, ratio, n in times)
 

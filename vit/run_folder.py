@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from vit.checks import UsageError, one_line
 from vit.config import Config, flatten
 from vit.files import FULL, atomic
+from vit.terminal import say
 from vit.yaml_file import read_yaml, to_yaml
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ def open_run(config: Config) -> Iterator[tuple[Path, bool]]:
             new = not folder.exists()
             if new:
                 create(folder, config)
+                if config.resume:
+                    say(f"{folder}: nothing to resume, so a new run")
             else:
                 check_resumable(folder, config)
             lock.acquire()
