@@ -1,7 +1,7 @@
 """Trials of the recipe, from reports/recipe/trials.csv: one row a training, chosen by validation.
 
 A row's `control` names the change, of the same base or another, that it was meant to be compared with. pieces.csv,
-beside it, is what came of them: each line names a trial, or an arm of a study whose first arm is the recipe.
+beside it, is what came of them: a line names a trial, or an arm of a study beside its arm `recipe`, or neither.
 """
 
 import statistics

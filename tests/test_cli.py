@@ -54,8 +54,8 @@ def test_a_runs_own_config_means_the_run_it_lies_in(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("model:\n#  dim: 64\nseed: 1", "model: expected settings below it, or no such line, got None"),
-        ("optim: fast", "optim: expected settings below it, or no such line, got 'fast'"),
+        ("model:\n#  dim: 64\nseed: 1", ".*a.yaml: model: expected settings below it, or no such line, got None"),
+        ("optim: fast", ".*a.yaml: optim: expected settings below it, or no such line, got 'fast'"),
         ("base: a.yaml\narms: {a: {}}", r"--config: expected settings, not a study \(compare.py\), got '.*a.yaml'"),
         ("config: b.yaml", ".*a.yaml: config: expected no such line: a file does not name another, got '.*a.yaml'"),
         ("patience: 3", ".*a.yaml: patience: no such setting"),
@@ -81,6 +81,12 @@ def test_a_name_is_read_from_yaml_as_it_was_written(tmp_path: Path, name: str) -
     (tmp_path / "a.yaml").write_text(to_yaml({"name": name, "seed": 3}))
     assert read_yaml(tmp_path / "a.yaml") == {"name": name, "seed": 3}
     assert parse(Config, [f"--config={tmp_path / 'a.yaml'}"]).name == name
+
+
+def test_help_says_what_to_name(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(EvalConfig, ["--help"])
+    assert re.search(r"\n  checkpoint +run folder \(its best weights\), checkpoint folder", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("key", ["optim.lr", "optim.weight_decay", "optim.clip_norm", "augment.mixup"])

@@ -15,6 +15,7 @@ import yaml
 
 from vit import workers
 from vit.checks import UsageError
+from vit.compare import summaries
 from vit.results import Results, unpack
 from vit.run_folder import material
 from vit.study import Run
@@ -460,3 +461,19 @@ def test_committed_results_are_those_of_the_study_file(path: Path, monkeypatch: 
     if not file.exists():
         pytest.skip("not yet run")
     Results(file, study).check_rows()
+
+
+def test_seconds_are_of_one_machine(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the heads study, whose first seeds trained on a GPU, the others on a CPU, a hundred times as long."""
+    monkeypatch.chdir(ROOT)
+    study = load_study("configs/studies/heads.yaml")
+    results = Results(ROOT / "reports/heads/results.csv", study)
+    rows = list(results.rows.values())
+    arms = summaries(study, rows, results.chosen())
+    assert capsys.readouterr().err.endswith("(Runs of several machines: the seconds are of NVIDIA H200 alone.)\n")
+    final = [row for row in rows if (row["phase"], row["arm"]) == ("final", "heads_4")]
+    assert arms["heads_4"]["n"] == len(final) == 12
+    assert arms["heads_4"]["device"] == "NVIDIA H200"
+    seconds = [float(row["compute/train_seconds"]) for row in final if row["device"] == "NVIDIA H200"]
+    assert arms["heads_4"]["compute/train_seconds"] == pytest.approx(sum(seconds) / len(seconds))
+    assert max(seconds) < 10 < max(float(row["compute/train_seconds"]) for row in final)

@@ -200,6 +200,14 @@ class TestResume:
             train(small(name="uninterrupted"))
         assert (uninterrupted / "metrics.jsonl").read_bytes() == before
 
+    def test_a_name_that_there_is_nothing_of_is_said_to_be_new(
+        self, small: Make, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """It may have been mistyped."""
+        with run_folder.open_run(small(name="runn", resume=True)) as (folder, new):
+            assert new
+            assert f"{folder}: nothing to resume, so a new run" in capsys.readouterr().err
+
     def test_checkpoints_without_a_state_are_not_overwritten(self, small: Make, uninterrupted: Path) -> None:
         for name in ("state.pt", "summary.json"):
             (uninterrupted / name).unlink()

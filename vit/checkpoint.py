@@ -46,7 +46,7 @@ def add_results(folder: Path, results: dict[str, Any]) -> None:
 
 
 def known_results(folder: Path) -> dict[str, Any]:
-    """What is known of the weights that a training saved, written beside them if a kill had come in between.
+    """What is known of the weights that a training saved. If a kill came before it was written beside them, it is now.
 
     Raises:
         UsageError: a file is damaged.
@@ -55,8 +55,8 @@ def known_results(folder: Path) -> dict[str, Any]:
     results: dict[str, Any] = read_description(folder)["results"]
     try:
         with safe_open(path, framework="pt") as file:
-            saved = json.loads((file.metadata() or {}).get("results", "{}"))
-    except (SafetensorError, OSError, ValueError) as error:
+            saved = dict(json.loads((file.metadata() or {}).get("results", "{}")))
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise UsageError(f"{path}: damaged or not a safetensors file ({one_line(error)})") from None
     if saved != {key: results.get(key) for key in saved}:
         add_results(folder, saved)

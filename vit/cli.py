@@ -159,18 +159,24 @@ def check_files(files: list[str], types: dict[str, Any]) -> None:
         check(not {"base", "arms"} <= content.keys(), "--config", "settings, not a study (compare.py)", path)
         check("config" not in content, f"{path}: config", "no such line: a file does not name another", path)
         for group in groups & content.keys():
-            check(isinstance(content[group], dict), group, "settings below it, or no such line", content[group])
-        for key in flattened(content, groups) - types.keys():
-            raise UsageError(f"{path}: {unknown(key, types)}")
+            check(
+                isinstance(content[group], dict),
+                f"{path}: {group}",
+                "settings below it, or no such line",
+                content[group],
+            )
+        unknown_keys = [key for key in flattened(content, groups) if key not in types]
+        if unknown_keys:
+            raise UsageError(f"{path}: {unknown(unknown_keys[0], types)}")
 
 
-def flattened(content: dict[str, Any], groups: set[str]) -> set[str]:
-    """The dotted keys of a file of settings."""
-    return {
+def flattened(content: dict[str, Any], groups: set[str]) -> list[str]:
+    """The dotted keys of a file of settings, in its order."""
+    return [
         f"{key}.{inner}" if key in groups else str(key)
         for key, below in content.items()
-        for inner in (below if key in groups and isinstance(below, dict) else ("",))
-    }
+        for inner in (below if key in groups else ("",))
+    ]
 
 
 def overrides(settings: dict[str, Any]) -> list[str]:

@@ -57,7 +57,6 @@ def summaries(study: Study, rows: list[Row], chosen: dict[str, dict[str, Any]]) 
     found = {arm.name: arm for arm in read_arms(study, rows)}
     arms: dict[str, dict[str, Any]] = {}
     say(f"\n{'arm':24}{'n':>3}{'test accuracy':>15}{'deviation':>11}{'PFLOP':>9}{'seconds':>9}  tuned")
-    some_of = set()
     for name, choice in chosen.items():
         if name not in found:
             arms[name] = {"n": 0, "choice": choice}
@@ -65,7 +64,7 @@ def summaries(study: Study, rows: list[Row], chosen: dict[str, dict[str, Any]]) 
             continue
         arm = found[name]
         flops, seconds = arm.mean("compute/train_flops") or 0.0, arm.mean("compute/train_seconds")
-        timed = arm.values["compute/train_seconds"]
+        timed = arm.values.get("compute/train_seconds", {})
         device = ", ".join({arm.machines[seed].device for seed in timed}) or None
         arms[name] = {
             "n": arm.n,
@@ -80,10 +79,9 @@ def summaries(study: Study, rows: list[Row], chosen: dict[str, dict[str, Any]]) 
         tuned = ", ".join(f"{key}={value}" for key, value in choice.items()) or "-"
         cost = f"{flops / 1e15:9.3g}{'-' if seconds is None else f'{seconds:.3g}':>9}"
         say(f"{name:24}{arm.n:3}{100 * arm.accuracy:13.2f} %{std:>11}{cost}  {tuned}")
-        if len(timed) < arm.n and device:
-            some_of.add(device)
-    if some_of:
-        say(f"(Runs of several machines: the seconds are of {', '.join(some_of)} alone.)")
+    devices = sorted({each["device"] for each in arms.values() if each.get("device")})
+    if any(len(arm.values.get("compute/train_seconds", {})) < arm.n for arm in found.values()) and devices:
+        say(f"(Runs of several machines: the seconds are of {', '.join(devices)} alone.)")
     return arms
 
 

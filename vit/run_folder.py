@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import shlex
 import shutil
 import subprocess
 import time
@@ -101,10 +102,10 @@ def refused_by_name(folder: Path) -> Iterator[None]:
 
 
 def check_resumable(folder: Path, config: Config) -> None:
-    if not config.resume:
-        go_on = f"go on with it by --config {folder / 'config.yaml'} --resume"
-        raise UsageError(f"name: {folder} exists already; {go_on}, or choose another --name")
     path = folder / "config.yaml"
+    if not config.resume:
+        go_on = f"go on with it by --config {shlex.quote(str(path))} --resume, or " if path.is_file() else ""
+        raise UsageError(f"name: {folder} exists already; {go_on}choose another --name")
     if not path.is_file():
         raise UsageError(f"name: {folder} is not a run folder (it has no config.yaml)")
     content = read_yaml(path)

@@ -271,6 +271,7 @@ def open_stepper(
             if missing := {"origin", "seconds", "joules", "tracker"} - state.keys():  # for Training
                 raise KeyError(", ".join(sorted(missing)))
             state["seconds"] = float(state["seconds"])
+            state["joules"] = None if state["joules"] is None else float(state["joules"])
         except (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:
             raise UsageError(f"{path}: not the state of this run ({one_line(error)})") from None
     return stepper, state

@@ -78,7 +78,7 @@ def save(charts: Sequence[Chart], path: Path, title: str, subtitle: str, look: d
     spec["datasets"] = spec.get("datasets", {}) | {name: data for chart in charts for name, data in chart.data.items()}
     svg = vl_convert.vegalite_to_svg(spec, vl_version=version())
     vector, pixels = path.with_suffix(".svg"), path.with_suffix(".png")
-    if pixels.exists() and vector.exists() and vector.read_text(encoding="utf-8") == svg:
+    if pixels.exists() and vector.exists() and vector.read_bytes() == svg.encode():
         return
     with atomic(pixels) as part:
         part.write_bytes(vl_convert.svg_to_png(svg, scale=2))
