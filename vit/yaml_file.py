@@ -22,11 +22,8 @@ def read_yaml(path: Path) -> Any:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UsageError(f"{path}: line {line}: {error.problem}") from None
-    except (
-        yaml.YAMLError,
-        ValueError,
-        RecursionError,
-    ) as error:  # no text, a date that never was, brackets in brackets
+    # Bytes that are no text, a date that never was, a thousand brackets one in the other.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not valid YAML ({one_line(error)})") from None
 
 
