@@ -45,12 +45,17 @@ def add_results(folder: Path, results: dict[str, Any]) -> None:
     write_words(folder, description, card(description, str(description["training"]["name"]), HERE))
 
 
-def known_results(folder: Path) -> dict[str, Any]:
-    """What is known of the weights that a training saved. If a kill came before it was written beside them, it is now.
+def val_acc(folder: Path) -> float:
+    """Validation accuracy of the weights that a training saved; -1 if there are none.
+
+    It is kept with them alone, not in the state, which is written later: a kill may leave the one newer than the other.
+    If it came even before the words beside the weights were written, they are now.
 
     Raises:
         UsageError: a file is damaged.
     """
+    if not (folder / "config.json").exists():  # which is written last
+        return -1.0
     path = folder / "model.safetensors"
     results: dict[str, Any] = read_description(folder)["results"]
     try:
@@ -60,7 +65,10 @@ def known_results(folder: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: damaged or not a safetensors file ({one_line(error)})") from None
     if saved != {key: results.get(key) for key in saved}:
         add_results(folder, saved)
-    return results | saved
+    accuracy = (results | saved).get("val/acc", -1.0)
+    if type(accuracy) is not float:
+        raise UsageError(f"{folder / 'config.json'}: results: val/acc: expected a fraction, got {shown(accuracy)}")
+    return accuracy
 
 
 def save(folder: Path, model: VisionTransformer, source: str) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vit import checkpoint, compute
-from vit.checks import Diverged, UsageError, one_line, shown
+from vit import checkpoint, compute, window
+from vit.checks import Diverged, UsageError, one_line
 from vit.config import Config
 from vit.data import Splits
 from vit.device import images_per_pass
@@ -25,7 +25,6 @@ from vit.run_folder import STATE, source_commit, write_predictions, write_summar
 from vit.stepper import Stepper
 from vit.terminal import Interrupted, python_command, say
 from vit.tracking import Row, Tracker
-from vit.window import is_open
 
 
 class Training:
@@ -42,7 +41,7 @@ class Training:
         self.device, self.team = device, team = stepper.device, stepper.team
         self.eval_batch_size = config.train.eval_batch_size or images_per_pass(device, config.model.tokens)
         self.clock = Clock(device)
-        self.best_val_acc = best_val_acc(folder)
+        self.best_val_acc = checkpoint.val_acc(folder / "best")
         self.origin = {
             "device": compute.device_name(device, team.size),
             "precision": str(stepper.dtype).removeprefix("torch."),
@@ -189,12 +188,7 @@ class Training:
     def costs(self) -> Row:
         """What is known before the first step."""
         model, stepper = self.config.model, self.stepper
-        window, last = self.config.train.window, stepper.steps - 1
-        sizes = [
-            window if window and is_open(self.config.train, step, stepper.steps) else model.image_size
-            for step in (0, last)
-        ]
-        models = [replace(model, image_size=size) for size in sizes]
+        models = [replace(model, image_size=size) for size in window.sizes(self.config, stepper.steps)]
         names = [
             compute.attention_backend(each, stepper.micro_batch_size, self.device, stepper.dtype) for each in models
         ]
@@ -275,24 +269,6 @@ def open_stepper(
         except (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:
             raise UsageError(f"{path}: not the state of this run ({one_line(error)})") from None
     return stepper, state
-
-
-def best_val_acc(folder: Path) -> float:
-    """Validation accuracy of the best weights so far; -1 if there are none.
-
-    It is kept with them alone: of weights and state, which are written one after the other, a kill may leave the one
-    newer than the other.
-
-    Raises:
-        UsageError: a file of them is damaged.
-    """
-    best = folder / "best"
-    if not (best / "config.json").exists():  # which is written last
-        return -1.0
-    accuracy = checkpoint.known_results(best).get("val/acc", -1.0)
-    if type(accuracy) is not float:
-        raise UsageError(f"{best / 'config.json'}: results: val/acc: expected a fraction, got {shown(accuracy)}")
-    return accuracy
 
 
 def diverged(key: str, value: float) -> Diverged:

@@ -25,6 +25,13 @@ def window_steps(config: TrainConfig, steps: int) -> int:
     return round(config.window_share * steps) if config.window else 0
 
 
+def sizes(config: Config, steps: int) -> list[int]:
+    """Sides, in pixels, of the images that so many steps see, in the order in which they come."""
+    whole, part = config.model.image_size, config.train.window
+    seen = [part if part and is_open(config.train, step, steps) else whole for step in (0, steps - 1)]
+    return list(dict.fromkeys(seen))
+
+
 def places(model: ViTConfig, window: int, images: int, device: torch.device) -> Tensor:
     """The patches in a window of so many pixels at a random place in each image, (B, n), numbered row by row."""
     grid, side = model.image_size // model.patch_size, window // model.patch_size
