@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from vit.checks import UsageError, check, describe, printable, shown
+from vit.config import flatten
 from vit.files import FULL
 from vit.terminal import Interrupted
 from vit.yaml_file import read_yaml
@@ -165,18 +166,8 @@ def check_files(files: list[str], types: dict[str, Any]) -> None:
                 "settings below it, or no such line",
                 content[group],
             )
-        unknown_keys = [key for key in flattened(content, groups) if key not in types]
-        if unknown_keys:
-            raise UsageError(f"{path}: {unknown(unknown_keys[0], types)}")
-
-
-def flattened(content: dict[str, Any], groups: set[str]) -> list[str]:
-    """The dotted keys of a file of settings, in its order."""
-    return [
-        f"{key}.{inner}" if key in groups else str(key)
-        for key, below in content.items()
-        for inner in (below if key in groups else ("",))
-    ]
+        if strange := [str(key) for key in flatten(content) if key not in types]:
+            raise UsageError(f"{path}: {unknown(strange[0], types)}")
 
 
 def overrides(settings: dict[str, Any]) -> list[str]:
