@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import wandb
 from hub_server import HubServer
 from safetensors.torch import load_file
 from wandb_server import WandbServer
@@ -263,9 +264,11 @@ class TestWandb:
     def test_without_network(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
         monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-        monkeypatch.setattr(sources, "WANDB_TIMEOUT", 1)
-        with pytest.raises(UsageError, match="wandb:tester/heads/tiny:best: the transfer failed"):
+        with pytest.raises(
+            UsageError, match=r"^wandb:tester/heads/tiny:best: the transfer failed .*connection refused"
+        ):
             vit.load("wandb:tester/heads/tiny:best")
+        assert wandb.setup().settings.x_graphql_retry_max is None  # as before; a training of this process is patient
 
     @pytest.mark.parametrize(
         "name", ["", "tiny", "heads/tiny:best", "a/b/c", "../b/c:best", "a/../c:best", "a/b/c:x:y"]

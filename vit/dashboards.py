@@ -5,7 +5,6 @@ They show the runs of one W&B group, which is the study's name (vit/compare.py),
 
 import itertools
 import json
-import os
 from typing import Any
 
 from vit.checks import UsageError, one_line
@@ -14,6 +13,7 @@ from vit.config import flatten
 from vit.study import Study
 from vit.study_file import load_study
 from vit.terminal import say
+from vit.wandb_api import open_api
 
 try:
     import wandb_workspaces.reports.v2 as reports
@@ -47,14 +47,10 @@ def write_dashboards(config: CompareConfig) -> dict[str, Any]:
         models = {name: view._to_model() for name, view in views.items()}
         specs = {name: model.model_dump_json(by_alias=True, exclude_none=True) for name, model in models.items()}
         return {"study": study.name, **{name: json.loads(spec) for name, spec in specs.items()}}
-    os.environ.setdefault("WANDB_SILENT", "true")
-    import wandb
-
     try:
-        if not wandb.login(prompt=False, verify=False):
-            raise UsageError("wandb_report: not logged in to W&B: wandb login, or --dry-run to see what would be saved")
-        views = views_of(study, str(target.entity or wandb.Api().default_entity), target.project)
-        urls = {name: view.save().url for name, view in views.items()}
+        with open_api("wandb_report", "--dry-run to see what would be saved") as api:
+            views = views_of(study, str(target.entity or api.default_entity), target.project)
+            urls = {name: view.save().url for name, view in views.items()}
     except UsageError:
         raise
     except Exception as error:  # of many kinds, none of them ours

@@ -5,11 +5,10 @@ from pathlib import Path
 
 from vit.checks import UsageError, one_line
 from vit.files import FULL
+from vit.wandb_api import open_api
 
 # All that is ever fetched of a checkpoint.
 FILES = ("config.json", "model.safetensors", "README.md")
-
-WANDB_TIMEOUT = 20  # seconds to wait for an answer
 
 FORMS = "a run or checkpoint folder, hf-hub:owner/name[@revision] or wandb:entity/project/name:alias"
 
@@ -76,27 +75,22 @@ def from_wandb(source: str, name: str) -> Path:
     if ".." in name or not re.fullmatch(r"[\w.-]+/[\w. -]+/[\w.-]+:[\w.-]+", name, re.ASCII):
         raise UsageError(f"{source}: expected wandb:entity/project/name:alias")
     try:
-        import wandb
-    except ModuleNotFoundError:
-        raise UsageError(f"{source}: the package wandb is not installed: pip install wandb") from None
-    from wandb.env import get_cache_dir
+        with open_api(source, "the variable WANDB_API_KEY") as api:
+            from wandb.env import get_cache_dir
 
-    try:
-        if not wandb.login(prompt=False, verify=False):
-            raise UsageError(f"{source}: not logged in to W&B: wandb login, or the variable WANDB_API_KEY")
-        artifact = wandb.Api(timeout=WANDB_TIMEOUT).artifact(name, type="model")
-        if not re.fullmatch(r"v\d+", artifact.version):
-            raise UsageError(f"{source}: expected a version like v0, got {artifact.version!r}")
-        entries = {file: artifact.manifest.entries.get(file) for file in FILES}
-        place = name.partition(":")[0].replace("/", "--")
-        folder = Path(get_cache_dir()) / "checkpoints" / f"{place}--{artifact.version}"
-        for file, entry in entries.items():
-            if entry is not None and entry.ref is not None:  # anywhere at all, a file of this machine too
-                raise UsageError(f"{source}: {file} is a reference to {entry.ref}, which is not followed")
-        for file in FILES:
-            if entries[file] is not None:
-                artifact.get_entry(file).download(str(folder))
-        return folder
+            artifact = api.artifact(name, type="model")
+            if not re.fullmatch(r"v\d+", artifact.version):
+                raise UsageError(f"{source}: expected a version like v0, got {artifact.version!r}")
+            entries = {file: artifact.manifest.entries.get(file) for file in FILES}
+            place = name.partition(":")[0].replace("/", "--")
+            folder = Path(get_cache_dir()) / "checkpoints" / f"{place}--{artifact.version}"
+            for file, entry in entries.items():
+                if entry is not None and entry.ref is not None:  # anywhere at all, a file of this machine too
+                    raise UsageError(f"{source}: {file} is a reference to {entry.ref}, which is not followed")
+            for file in FILES:
+                if entries[file] is not None:
+                    artifact.get_entry(file).download(str(folder))
+            return folder
     except UsageError:
         raise
     except Exception as error:
