@@ -135,7 +135,7 @@ def test_a_browser_shows_two_models_and_asks_nothing_of_others(
     assert server.stderr is not None
     try:
         assert server.stderr.readline().startswith("loading ")
-        assert f"http://127.0.0.1:{port}" in (line := server.stderr.readline()), line + server.stderr.read()
+        assert f"http://127.0.0.1:{port}" in server.stderr.readline()
         use(browser, f"http://127.0.0.1:{port}", tmp_path)
     finally:
         server.send_signal(signal.SIGTERM)
