@@ -134,6 +134,23 @@ class TestOnline:
         assert "sync" in said
         assert "leet" in said
 
+    def test_a_start_that_fails_leaves_other_runs_of_the_process_alone(
+        self, tmp_path: Path, server: WandbServer, short_timeouts: None
+    ) -> None:
+        for name in ("first", "second"):
+            (tmp_path / name).mkdir()
+        first = Tracker(tmp_path / "first", Config(name="first"))
+        first.log(row(1))
+        server.drop_everything = True
+        second = Tracker(tmp_path / "second", Config(name="second"))
+        server.drop_everything = False
+        for tracker in (first, second):
+            tracker.log(row(2))
+            tracker.finish()
+        assert list(server.runs) == [first.wandb.id]
+        assert [without_own(each) for each in server.runs[first.wandb.id].rows] == [row(1), row(2)]
+        assert offline_rows(tmp_path / "second") == [[row(2)]]
+
     def test_a_whole_training_and_evaluation(
         self, small: Callable[..., Config], server: WandbServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:

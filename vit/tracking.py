@@ -59,9 +59,11 @@ class WandbRun:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # or an offline run would try to reach the network
         import wandb
 
-        self.safely("start", lambda: self.start(wandb, config, name, job_type, settings))
+        self.safely("start", lambda: self.start(wandb, config, name, job_type, settings, given=id is not None))
 
-    def start(self, wandb: Any, config: WandbConfig, name: str, job_type: str, settings: dict[str, Any]) -> None:
+    def start(
+        self, wandb: Any, config: WandbConfig, name: str, job_type: str, settings: dict[str, Any], given: bool
+    ) -> None:
         mode = self.choose_mode(wandb, config.mode)
         if mode == "disabled":
             return
@@ -96,10 +98,13 @@ class WandbRun:
                 raise
             say(f"W&B: {mode} failed ({one_line(error)})")
             self.fell_back = True
-            wandb.teardown()  # or the run id would still be in use
+            if given:
+                wandb.teardown()  # or the id would still be in use; ends the other runs of this process
             for started in (self.folder / "wandb").glob(f"run-*-{self.id}"):
                 if not any((started / "files").iterdir()):  # the attempt just made; earlier ones hold data
                     shutil.rmtree(started)
+            if not given:
+                self.id = secrets.token_hex(4)
             self.rows = self.rows_elsewhere()
             self.run = init("offline")
         if self.online:
