@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,11 @@ def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None
     monkeypatch.setenv("NETRC", str(tmp_path / "home" / ".netrc"))
     yield
     if "wandb" in sys.modules:
-        sys.modules["wandb"].teardown()  # it remembers the environment it first saw
+        # It remembers the environment it first saw. Where a question of its was given up it may wait for ever.
+        ending = threading.Thread(target=sys.modules["wandb"].teardown, daemon=True)
+        ending.start()
+        ending.join(60)
+        assert not ending.is_alive()
 
 
 @pytest.fixture

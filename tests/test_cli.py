@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 import vit
+from vit import terminal
 from vit.checks import UsageError
 from vit.cli import door, parse
 from vit.commands import EvalConfig, PredictConfig, ReportConfig
@@ -156,6 +158,21 @@ class TestDoor:
         monkeypatch.setattr(sys, "argv", ["door.py", "study.yaml"])
         door(lambda _: door_prints, ReportConfig)
         assert json.loads(capsys.readouterr().out) == door_prints
+
+
+def test_a_signal_that_comes_once_more_at_once_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when a whole group of processes is told to end, and its head tells the others again."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with terminal.stop_signals() as received:
+            for _ in range(2):
+                signal.raise_signal(signal.SIGTERM)
+            assert received == [signal.SIGTERM]
+            monkeypatch.setattr(terminal, "ECHO", 0)
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_the_package_lists_its_public_names() -> None:

@@ -270,9 +270,11 @@ class TestNothingHalf:
         """
         command = [sys.executable, "-c", code, str(data_root / data.FILE), str(tmp_path / "root")]
         environment = os.environ | {"PYTHONPATH": str(Path(data.__file__).parents[1])}
-        processes = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-        said = sorted(process.communicate(timeout=120)[0].split() for process in processes)
-        assert said == [["50000"], ["prepared", "50000"]]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        processes = [subprocess.Popen(command, env=environment, **pipes) for _ in range(2)]
+        said = sorted(process.communicate(timeout=120) for process in processes)
+        waits = f"{tmp_path / 'root' / data.FILE}: another process prepares it; waiting\n"
+        assert said == [("50000\n", waits), ("prepared\n50000\n", "")]
 
     def test_folder_that_cannot_be_made(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()

@@ -336,6 +336,16 @@ def test_tuning_comes_first_and_what_diverges_is_not_chosen(write: Any) -> None:
     assert final["choice"] == '{"optim.lr": 0.001}'
 
 
+@pytest.mark.timeout(60)
+def test_a_training_that_prints_more_than_a_pipe_holds_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nhead -c 300000 /dev/zero\necho ended >&2\nexit 3\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    job = workers.Job("loud", "runs", [], str(tmp_path))
+    assert workers.run_process(job, tmp_path / "runs" / "loud", lambda: False) == workers.Outcome(3, "ended")
+
+
 def test_failed_runs_are_named_and_the_others_done(write: Any, tmp_path: Path) -> None:
     path = write(seeds=[0])
     (tmp_path / "runs/studies/tiny").mkdir(parents=True)

@@ -103,8 +103,9 @@ class TestOnline:
         assert [each["_step"] for each in server.runs[tracker.wandb.id].rows] == [0, 1, 2, 3, 4]
 
     def test_server_that_dies_is_survived_and_sync_recovers_every_row(
-        self, tmp_path: Path, server: WandbServer, short_timeouts: None, capsys: pytest.CaptureFixture
+        self, tmp_path: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     ) -> None:
+        monkeypatch.setattr(tracking, "FINISH_TIMEOUT", 3)
         tracker = Tracker(tmp_path, Config(name="run"))
         tracker.log(row(1))
         server.drop_everything = True
@@ -135,15 +136,14 @@ class TestOnline:
         assert "leet" in said
 
     def test_a_start_that_fails_leaves_other_runs_of_the_process_alone(
-        self, tmp_path: Path, server: WandbServer, short_timeouts: None
+        self, tmp_path: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for name in ("first", "second"):
             (tmp_path / name).mkdir()
         first = Tracker(tmp_path / "first", Config(name="first"))
         first.log(row(1))
-        server.drop_everything = True
+        monkeypatch.setattr(server, "do_RunResumeStatus", None)
         second = Tracker(tmp_path / "second", Config(name="second"))
-        server.drop_everything = False
         for tracker in (first, second):
             tracker.log(row(2))
             tracker.finish()

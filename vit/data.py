@@ -6,16 +6,19 @@ the rows of the data set's own "binary version" (Krizhevsky 2009, https://www.cs
 
 import functools
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from vit.checks import UsageError
 from vit.config import DataConfig
 from vit.files import FULL
+from vit.terminal import say
 
 LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 MEAN = (0.4914, 0.4822, 0.4465)
@@ -45,7 +48,7 @@ def load(root: str | Path) -> tuple[Split, Split]:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(path.with_suffix(".lock"))
-            with lock:  # of several processes one prepares, the others wait
+            with held(lock, f"{path}: another process prepares it; waiting"):
                 if not path.exists():
                     prepare(path)
         except OSError as error:
@@ -56,6 +59,20 @@ def load(root: str | Path) -> tuple[Split, Split]:
     images = rows[:, 1:].unflatten(1, (3, 32, 32))
     labels = rows[:, 0].long()
     return (images[:TRAIN], labels[:TRAIN]), (images[TRAIN:], labels[TRAIN:])
+
+
+@contextmanager
+def held(lock: FileLock, words: str) -> Iterator[None]:
+    """Hold a lock, and say so before waiting for another process that does."""
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(words)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def read_rows(path: Path) -> Tensor:

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,16 +21,26 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+ECHO = 1.0  # seconds in which a signal comes twice that is sent to a group of processes: from its head once more
+
+
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """A list that SIGINT or SIGTERM add themselves to; a second one acts as usual, for the impatient."""
+    """A list that SIGINT or SIGTERM add themselves to; a second one, later than an echo, acts as usual, for the
+    impatient."""
     received: list[int] = []
+    first = 0.0
 
     def note(number: int, _: object) -> None:
-        received.append(number)
-        say(f"{signal.Signals(number).name}: finishing this step, then saving")
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        nonlocal first
+        if not received:
+            first = time.monotonic()
+            received.append(number)
+            say(f"{signal.Signals(number).name}: finishing this step, then saving")
+        elif time.monotonic() - first > ECHO:
+            for each, handler in before.items():
+                signal.signal(each, handler)
+            signal.raise_signal(number)
 
     before = {each: signal.signal(each, note) for each in (signal.SIGINT, signal.SIGTERM)}
     try:

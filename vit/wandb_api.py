@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 RETRIES = 1
 ATTEMPT_TIMEOUT = 7.0  # seconds; two attempts and the pause between them take less than the 19 s that W&B's Api waits
+PATIENCE = 60  # seconds until the Api given here gives a question up: far longer than W&B tries
 
 
 @contextmanager
@@ -40,6 +41,6 @@ def open_api(what: str, otherwise: str) -> Iterator["wandb.Api"]:
     try:
         if not wandb.login(prompt=False, verify=False):
             raise UsageError(f"{what}: not logged in to W&B: wandb login, or {otherwise}")
-        yield wandb.Api()
+        yield wandb.Api(timeout=PATIENCE)
     finally:
         settings.x_graphql_retry_max, settings.x_graphql_timeout_seconds = before

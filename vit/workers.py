@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -84,7 +84,7 @@ def open_workers(config: CompareConfig) -> Iterator[Workers]:
     """The Ray cluster, if the settings name one, else this machine.
 
     Raises:
-        UsageError: Ray is not installed, or its cluster cannot be reached.
+        UsageError: Ray is not installed, its cluster cannot be reached, or none of its machines is large enough.
     """
     if config.ray.address is None:
         yield partial(train_here, config.workers)
@@ -104,6 +104,10 @@ def open_workers(config: CompareConfig) -> Iterator[Workers]:
     try:
         there = ray.cluster_resources()
         say(f"Ray: {len(ray.nodes())} machines, {there.get('CPU', 0):g} CPUs, {there.get('GPU', 0):g} GPUs")
+        wanted = {"CPU": config.ray.cpus_per_run, "GPU": config.ray.gpus_per_run}
+        if not any(all(node["Resources"].get(key, 0) >= n for key, n in wanted.items()) for node in ray.nodes()):
+            needs = f"{wanted['CPU']} CPUs and {wanted['GPU']:g} GPUs"
+            raise UsageError(f"ray.cpus_per_run, ray.gpus_per_run: no machine of the cluster has {needs} for a run")
         yield partial(train_on_ray, config.ray)
     finally:
         ray.shutdown()
@@ -207,7 +211,8 @@ def run_process(job: Job, folder: Path, stopped: Callable[[], bool]) -> Outcome:
         )
     try:
         while process.poll() is None and not stopped():
-            time.sleep(0.1)
+            with suppress(subprocess.TimeoutExpired):
+                process.communicate(timeout=0.1)  # reads, or a training that prints much would wait for us
     finally:
         process.terminate()
         output, _ = process.communicate()
