@@ -68,9 +68,13 @@ def test_a_study_that_is_stopped_and_then_loses_a_machine_has_the_rows_of_a_loca
     head, other = cluster.list_all_nodes()
     runs = tmp_path / "runs/studies/tiny"
 
-    _, stderr = compare(path, on_cluster, "--ray.gpus_per_run=0.25").communicate(timeout=60)
-    refusal = "ray.cpus_per_run, ray.gpus_per_run: no machine of the cluster has 1 CPUs and 0.25 GPUs for a run"
-    assert stderr.splitlines()[-1] == f"compare.py: {refusal}"
+    too_much = compare(path, on_cluster, "--ray.gpus_per_run=0.25")
+    assert too_much.stderr is not None
+    said = [too_much.stderr.readline() for _ in range(2)]
+    assert said[1].startswith("Ray: none has 1 CPUs and 0.25 GPUs for a run (ray.cpus_per_run, "), said
+    too_much.send_signal(signal.SIGINT)
+    too_much.communicate(timeout=60)
+    assert too_much.returncode == 130
 
     stopped = compare(path, on_cluster)
     until(lambda: trained_by(head) and trained_by(other), stopped)

@@ -84,7 +84,7 @@ def open_workers(config: CompareConfig) -> Iterator[Workers]:
     """The Ray cluster, if the settings name one, else this machine.
 
     Raises:
-        UsageError: Ray is not installed, its cluster cannot be reached, or none of its machines is large enough.
+        UsageError: Ray is not installed, or its cluster cannot be reached.
     """
     if config.ray.address is None:
         yield partial(train_here, config.workers)
@@ -107,7 +107,7 @@ def open_workers(config: CompareConfig) -> Iterator[Workers]:
         wanted = {"CPU": config.ray.cpus_per_run, "GPU": config.ray.gpus_per_run}
         if not any(all(node["Resources"].get(key, 0) >= n for key, n in wanted.items()) for node in ray.nodes()):
             needs = f"{wanted['CPU']} CPUs and {wanted['GPU']:g} GPUs"
-            raise UsageError(f"ray.cpus_per_run, ray.gpus_per_run: no machine of the cluster has {needs} for a run")
+            say(f"Ray: none has {needs} for a run (ray.cpus_per_run, ray.gpus_per_run); waiting for one that has")
         yield partial(train_on_ray, config.ray)
     finally:
         ray.shutdown()
