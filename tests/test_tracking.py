@@ -39,7 +39,8 @@ def without_own(row: dict[str, Any]) -> dict[str, Any]:
 
 def wandb_command(*arguments: str) -> str:
     command = [sys.executable, "-m", "wandb", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    cwd = Path(arguments[-1]).parent  # it leaves logs where it is started
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=True, timeout=60).stdout
 
 
 def offline_rows(folder: Path) -> list[list[dict[str, Any]]]:

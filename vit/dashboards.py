@@ -5,6 +5,7 @@ They show the runs of one W&B group, which is the study's name (vit/compare.py),
 
 import itertools
 import json
+import os
 from typing import Any
 
 from vit.checks import UsageError, one_line
@@ -47,6 +48,7 @@ def write_dashboards(config: CompareConfig) -> dict[str, Any]:
         models = {name: view._to_model() for name, view in views.items()}
         specs = {name: model.model_dump_json(by_alias=True, exclude_none=True) for name, model in models.items()}
         return {"study": study.name, **{name: json.loads(spec) for name, spec in specs.items()}}
+    os.environ.setdefault("WANDB_SILENT", "true")
     try:
         with open_api("wandb_report", "--dry-run to see what would be saved") as api:
             views = views_of(study, str(target.entity or api.default_entity), target.project)

@@ -6,8 +6,6 @@ the rows of the data set's own "binary version" (Krizhevsky 2009, https://www.cs
 
 import functools
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +46,12 @@ def load(root: str | Path) -> tuple[Split, Split]:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(path.with_suffix(".lock"))
-            with held(lock, f"{path}: another process prepares it; waiting"):
+            try:
+                mine = lock.acquire(timeout=0)
+            except Timeout:  # of several processes one prepares, the others wait
+                say(f"{path}: another process prepares it; waiting")
+                mine = lock.acquire()
+            with mine:
                 if not path.exists():
                     prepare(path)
         except OSError as error:
@@ -59,20 +62,6 @@ def load(root: str | Path) -> tuple[Split, Split]:
     images = rows[:, 1:].unflatten(1, (3, 32, 32))
     labels = rows[:, 0].long()
     return (images[:TRAIN], labels[:TRAIN]), (images[TRAIN:], labels[TRAIN:])
-
-
-@contextmanager
-def held(lock: FileLock, words: str) -> Iterator[None]:
-    """Hold a lock, and say so before waiting for another process that does."""
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        say(words)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def read_rows(path: Path) -> Tensor:

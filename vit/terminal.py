@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+ECHO = 1.0  # seconds in which a signal comes twice that is sent to a group of processes: from its head once more
+
 
 class Interrupted(Exception):
     """Stopped by a signal with everything saved; `code` is the exit code that shells expect of it."""
@@ -19,9 +21,6 @@ class Interrupted(Exception):
 def say(line: str) -> None:
     """Tell the person at the terminal; stdout is kept for the result."""
     print(line, file=sys.stderr, flush=True)
-
-
-ECHO = 1.0  # seconds in which a signal comes twice that is sent to a group of processes: from its head once more
 
 
 @contextmanager

@@ -46,6 +46,7 @@ class WandbRun:
         id: str | None = None,
     ) -> None:
         self.id = id or secrets.token_hex(4)
+        self.id_given = id is not None
         self.folder = folder
         self.run: Any = None
         self.rows = 0  # rows that W&B already has of this run
@@ -59,16 +60,16 @@ class WandbRun:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # or an offline run would try to reach the network
         import wandb
 
-        self.safely("start", lambda: self.start(wandb, config, name, job_type, settings, given=id is not None))
+        self.safely("start", lambda: self.start(wandb, config, name, job_type, settings))
 
-    def start(
-        self, wandb: Any, config: WandbConfig, name: str, job_type: str, settings: dict[str, Any], given: bool
-    ) -> None:
+    def start(self, wandb: Any, config: WandbConfig, name: str, job_type: str, settings: dict[str, Any]) -> None:
         mode = self.choose_mode(wandb, config.mode)
         if mode == "disabled":
             return
 
         def init(mode: str) -> Any:
+            if mode == "offline":
+                self.rows = self.rows_elsewhere()
             wandb.setup().settings.run_id = self.id  # in a sweep W&B ignores the id that init is given
             return wandb.init(
                 project=config.project,
@@ -89,8 +90,6 @@ class WandbRun:
                 ),
             )
 
-        if mode == "offline":
-            self.rows = self.rows_elsewhere()
         try:
             self.run = init(mode)
         except Exception as error:
@@ -98,14 +97,13 @@ class WandbRun:
                 raise
             say(f"W&B: {mode} failed ({one_line(error)})")
             self.fell_back = True
-            if given:
-                wandb.teardown()  # or the id would still be in use; ends the other runs of this process
             for started in (self.folder / "wandb").glob(f"run-*-{self.id}"):
                 if not any((started / "files").iterdir()):  # the attempt just made; earlier ones hold data
                     shutil.rmtree(started)
-            if not given:
+            if self.id_given:
+                wandb.teardown()  # or it would still be in use; ends the other runs of this process
+            else:
                 self.id = secrets.token_hex(4)
-            self.rows = self.rows_elsewhere()
             self.run = init("offline")
         if self.online:
             self.rows = self.run.starting_step

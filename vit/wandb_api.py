@@ -1,6 +1,5 @@
 """Questions to W&B outside of a run: each ends with an answer, or soon with the reason why there is none."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -10,8 +9,9 @@ from vit.checks import UsageError
 if TYPE_CHECKING:
     import wandb
 
-RETRIES = 1
-ATTEMPT_TIMEOUT = 7.0  # seconds; two attempts and the pause between them take less than the 19 s that W&B's Api waits
+# Two attempts and the pause between them take less than the 19 s that W&B's Api waits by default; and silent, a login
+# does not ask who you are, for which W&B waits less.
+BRIEF = {"x_graphql_retry_max": 1, "x_graphql_timeout_seconds": 7.0, "silent": True}
 PATIENCE = 60  # seconds until the Api given here gives a question up: far longer than W&B tries
 
 
@@ -29,18 +29,19 @@ def open_api(what: str, otherwise: str) -> Iterator["wandb.Api"]:
     Raises:
         UsageError: the package is not installed, or nobody is logged in.
     """
-    os.environ.setdefault("WANDB_SILENT", "true")
     try:
         import wandb
     except ModuleNotFoundError:
         raise UsageError(f"{what}: the package wandb is not installed: pip install wandb") from None
 
     settings = wandb.setup().settings
-    before = settings.x_graphql_retry_max, settings.x_graphql_timeout_seconds
-    settings.x_graphql_retry_max, settings.x_graphql_timeout_seconds = RETRIES, ATTEMPT_TIMEOUT
+    before = {name: getattr(settings, name) for name in BRIEF}
     try:
+        for name, value in BRIEF.items():
+            setattr(settings, name, value)
         if not wandb.login(prompt=False, verify=False):
             raise UsageError(f"{what}: not logged in to W&B: wandb login, or {otherwise}")
         yield wandb.Api(timeout=PATIENCE)
     finally:
-        settings.x_graphql_retry_max, settings.x_graphql_timeout_seconds = before
+        for name, value in before.items():
+            setattr(settings, name, value)

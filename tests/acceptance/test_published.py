@@ -48,19 +48,19 @@ def test_predict_knows_the_cat_and_draws_where_it_looks(checkpoint: str, tmp_pat
 
 
 def test_its_card_tells_its_accuracy(checkpoint: str, cifar: tuple[data.Split, data.Split]) -> None:
-    """Of a quarter of the test split, it has right, image by image, what its training had, up to what float32 instead
-    of bfloat16 decides; so it has the accuracy of its training, and of that the card's is a rounding away."""
+    """In float32, as published; another processor may round an image or two across. And image by image it has right
+    what its training had, up to what float32 instead of bfloat16 decides."""
     folder = ROOT / checkpoint
     described = json.loads((folder / "config.json").read_text())["results"]
-    assert f"{100 * described['test/acc']:.2f}%" in (folder / "README.md").read_text()
-    model, (images, labels) = vit.load(folder), (part[::4] for part in cifar[1])
+    model, (images, labels) = vit.load(folder), cifar[1]
     result = evaluate(model, images, labels, 64, autocast("fp32", torch.device("cpu")), model.preprocess)
+    assert result.acc == pytest.approx(described["test/acc"], abs=0.0005)
+    assert f"{100 * described['test/acc']:.2f}%" in (folder / "README.md").read_text()
     rung = Path(described["config"]).stem.removesuffix("_one_head")
     with (ROOT / f"reports/{rung}/results.csv").open(newline="") as file:
         rows = {(row["phase"], row["arm"], row["seed"]): row for row in csv.DictReader(file)}
     right = torch.from_numpy(unpack(rows["final", folder.name, "0"]["test/correct"]))
-    assert described["test/acc"] == pytest.approx(right.float().mean().item(), abs=0.001)
-    same = (result.probabilities.argmax(dim=1) == labels) == right[::4]
+    same = (result.probabilities.argmax(dim=1) == labels) == right
     assert same.float().mean() > 0.99
 
 
